@@ -1,0 +1,112 @@
+"""Checks of what users hand in. Each error names the argument, what was given, what was expected."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Shape = tuple[int, ...]
+
+
+def float_array(caller: str, argument: str, value: Any) -> jax.Array:
+    """``value`` as a floating-point JAX array."""
+    try:
+        array = jnp.asarray(value)
+    except TypeError as error:
+        raise TypeError(
+            f"{caller}: `{argument}` must be a floating-point array, got {type(value).__name__}"
+        ) from error
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"{caller}: `{argument}` must have a floating-point dtype, got {array.dtype}; "
+            f"convert it first, as in `{argument}.astype(float)`"
+        )
+    return array
+
+
+def event_shape(caller: str, argument: str, given: Shape, expected: Shape | None, ndims: int) -> None:
+    """The last axes of ``given`` are an event of the ``expected`` shape."""
+    wanted = f"(*batch, {', '.join(map(str, expected))})" if expected else f"{ndims} event axes"
+    if len(given) < ndims or (expected is not None and given[len(given) - ndims :] != expected):
+        raise ValueError(
+            f"{caller}: `{argument}` has shape {tuple(given)}, expected {wanted}"
+        )
+
+
+def context(caller: str, value: Any, expected: Shape) -> jax.Array:
+    """``value`` as a context array of shape ``(*batch, *expected)``."""
+    wanted = "(" + ", ".join(["*batch", *map(str, expected)]) + ")"
+    if value is None:
+        raise ValueError(f"{caller}: `context` is missing, expected an array of shape {wanted}")
+    array = float_array(caller, "context", value)
+    if array.shape[max(array.ndim - len(expected), 0) :] != tuple(expected):
+        raise ValueError(f"{caller}: `context` has shape {array.shape}, expected {wanted}")
+    return array
+
+
+def no_context(caller: str, value: Any) -> None:
+    """A layer without a ``context_shape`` was given no context."""
+    if value is not None:
+        raise ValueError(
+            f"{caller}: `context` was given (shape {jnp.shape(value)}), expected None: this was "
+            "built without `context_shape`"
+        )
+
+
+def key(caller: str, value: Any) -> jax.Array:
+    """``value`` is one PRNG key, of the new style or the old."""
+    is_typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if is_typed and value.shape == ():
+        return value
+    is_raw = hasattr(value, "dtype") and hasattr(value, "shape") and value.dtype == jnp.uint32
+    if is_raw and not is_typed and len(value.shape) == 1:
+        return jnp.asarray(value)
+    given = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else repr(value)
+    raise TypeError(f"{caller}: `key` must be one PRNG key, as from `jax.random.key(0)`, got {given}")
+
+
+def shape(caller: str, argument: str, value: Any) -> Shape:
+    """``value`` as a tuple of positive sizes."""
+    sizes = (value,) if _is_integer(value) else value
+    if not isinstance(sizes, Sequence) or not all(_is_integer(s) and s > 0 for s in sizes):
+        raise ValueError(f"{caller}: `{argument}` must be a tuple of positive ints, got {value!r}")
+    return tuple(operator.index(s) for s in sizes)
+
+
+def optional_shape(caller: str, argument: str, value: Any) -> Shape | None:
+    """``value`` as a tuple of positive sizes, or None."""
+    return None if value is None else shape(caller, argument, value)
+
+
+def positive_int(caller: str, argument: str, value: Any, least: int = 1) -> int:
+    """``value`` as an int of at least ``least``."""
+    if not _is_integer(value) or value < least:
+        raise ValueError(f"{caller}: `{argument}` must be an int of at least {least}, got {value!r}")
+    return operator.index(value)
+
+
+def positive(caller: str, argument: str, value: Any) -> float:
+    """``value`` as a positive finite float."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{caller}: `{argument}` must be positive and finite, got {value!r}")
+    return number
+
+
+def one_of(caller: str, argument: str, value: Any, allowed: Sequence[str]) -> Any:
+    """``value`` is one of the ``allowed`` names."""
+    if value not in allowed:
+        raise ValueError(f"{caller}: `{argument}` must be one of {tuple(allowed)}, got {value!r}")
+    return value
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""Invertible layers, each a NumPyro transform, a distrax bijector and a pytree."""

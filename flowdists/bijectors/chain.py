@@ -1,0 +1,172 @@
+"""Layers one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from numpyro.distributions import constraints
+from numpyro.distributions.util import sum_rightmost
+
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
+from flowdists.bijectors.foreign import as_bijector
+
+
+class Chain(Bijector):
+    """Composition, applied left to right in ``forward``: ``Chain([f, g]).forward(x) = g(f(x))``.
+
+    That is NumPyro's order; distrax's own ``Chain`` composes right to left. NumPyro transforms and
+    distrax bijectors may stand among the layers. Those that act on fewer event axes than the chain
+    (scalar maps, say) act on every element, and their log-determinants are summed. A context goes
+    to the layers that take one.
+
+    Args:
+      layers: at least one layer, base side first.
+
+    Raises:
+      TypeError: if a layer is neither ours, NumPyro's nor distrax's.
+      ValueError: if there is no layer, or neighbours disagree on event or context shape.
+
+    >>> import jax.numpy as jnp
+    >>> from numpyro.distributions.transforms import ExpTransform
+    >>> chain = Chain([Affine(jnp.ones(2), jnp.zeros(2)), ExpTransform()])
+    >>> print(jnp.log(chain(jnp.array([0.0, 1.0]))))
+    [1. 2.]
+    """
+
+    layers: tuple[Bijector, ...]
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = tuple(as_bijector(layer) for layer in layers)
+        if not self.layers:
+            raise ValueError("Chain: `layers` must hold at least one layer, got none")
+        self._check_context_shapes()
+        self._check_event_shapes()
+
+    def _check_context_shapes(self) -> None:
+        shapes = {b.context_shape for b in self.layers if b.context_shape is not None}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Chain: `layers` must agree on one context shape, got {sorted(shapes)}"
+            )
+
+    def _check_event_shapes(self) -> None:
+        shape = self.event_shape
+        for i, (layer, ndims) in enumerate(zip(self.layers, self._ndims("forward"), strict=True)):
+            wanted = layer.event_shape
+            if shape is None:
+                shape = wanted
+            own = None if shape is None else shape[ndims - layer.event_ndims_in :]
+            if wanted is not None and own != wanted:
+                raise ValueError(
+                    f"Chain: `layers[{i}]` ({layer.name}) takes events of shape {wanted}, but "
+                    f"receives {own}"
+                )
+            shape = None if shape is None else layer.forward_shape(shape)
+
+    def _ndims(self, direction: Direction) -> list[int]:
+        """Event axes of the value that enters each layer, in the order of ``direction``."""
+        ordered = self._ordered(direction)
+        sides = [layer._event_ndims(direction) for layer in ordered]
+        gained, needed = 0, 0
+        for before, after in sides:
+            needed = max(needed, before - gained)
+            gained += after - before
+        ndims = [needed]
+        for before, after in sides[:-1]:
+            ndims.append(ndims[-1] + after - before)
+        return ndims
+
+    def _ordered(self, direction: Direction) -> tuple[Bijector, ...]:
+        return self.layers if direction == "forward" else self.layers[::-1]
+
+    @property
+    def event_ndims_in(self) -> int:
+        return self._ndims("forward")[0]
+
+    @property
+    def event_ndims_out(self) -> int:
+        return self._ndims("inverse")[0]
+
+    @property
+    def event_shape(self) -> Shape | None:
+        return self._side("forward")
+
+    @property
+    def event_shape_out(self) -> Shape | None:
+        return self._side("inverse")
+
+    def _side(self, direction: Direction) -> Shape | None:
+        """The event shape that enters: that of the first layer that knows its own, carried back."""
+        ordered = self._ordered(direction)
+        for i, (layer, ndims) in enumerate(zip(ordered, self._ndims(direction), strict=True)):
+            shape, _ = layer._event_sides(direction)
+            if shape is not None and len(shape) == ndims:
+                for earlier in reversed(ordered[:i]):
+                    undo = earlier.inverse_shape if direction == "forward" else earlier.forward_shape
+                    shape = undo(shape)
+                return shape
+        return None
+
+    @property
+    def context_shape(self) -> Shape | None:
+        return next((b.context_shape for b in self.layers if b.context_shape is not None), None)
+
+    @property
+    def cheap_direction(self) -> Direction:
+        return "inverse" if any(b.cheap_direction == "inverse" for b in self.layers) else "forward"
+
+    @property
+    def is_constant_jacobian(self) -> bool:
+        return all(layer.is_constant_jacobian for layer in self.layers)
+
+    @property
+    def is_constant_log_det(self) -> bool:
+        return all(layer.is_constant_log_det for layer in self.layers)
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return lift_constraint(self.layers[0].domain, self.event_ndims_in)
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return lift_constraint(self.layers[-1].codomain, self.event_ndims_out)
+
+    def forward_shape(self, shape: Shape) -> Shape:
+        for layer in self.layers:
+            shape = layer.forward_shape(shape)
+        return shape
+
+    def inverse_shape(self, shape: Shape) -> Shape:
+        for layer in reversed(self.layers):
+            shape = layer.inverse_shape(shape)
+        return shape
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._run("forward", x, context)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._run("inverse", y, context)
+
+    def _run(
+        self, direction: Direction, value: Array, context: Array | None
+    ) -> tuple[Array, Array]:
+        total: Any = 0.0
+        ndims_in = self._ndims(direction)
+        for layer, ndims in zip(self._ordered(direction), ndims_in, strict=True):
+            step = getattr(layer, f"{direction}_and_log_det")
+            value, log_det = step(value, None if layer.context_shape is None else context)
+            total = total + sum_rightmost(log_det, ndims - layer._event_ndims(direction)[0])
+        batch_ndims = value.ndim - self._event_ndims(direction)[1]
+        return value, jnp.broadcast_to(total, value.shape[:batch_ndims])
+
+    def data_init(
+        self, value: Array, context: Array | None = None, direction: Direction = "inverse"
+    ) -> tuple[Bijector, Array]:
+        layers = []
+        for layer in self._ordered(direction):
+            own_context = None if layer.context_shape is None else context
+            layer, value = layer.data_init(value, own_context, direction)
+            layers.append(layer)
+        return Chain(layers if direction == "forward" else layers[::-1]), value

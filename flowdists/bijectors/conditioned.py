@@ -1,0 +1,92 @@
+"""A conditional layer with its context filled in."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from numpyro.distributions import constraints
+
+from flowdists import _check
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape
+
+
+class Conditioned(Bijector):
+    """``bijector`` given ``context``: an ordinary bijector that takes no context.
+
+    The context is a leaf, so that gradients reach it. Its batch axes become batch axes of the map:
+    an input is broadcast against them.
+
+    Args:
+      bijector: a layer with a ``context_shape``.
+      context: ``(*batch, *context_shape)``.
+
+    Raises:
+      ValueError: if the layer takes no context, or one of another shape.
+      TypeError: if the context is not floating point.
+    """
+
+    bijector: Bijector
+    context: Array
+
+    def __init__(self, bijector: Bijector, context: Array) -> None:
+        if bijector.context_shape is None:
+            raise ValueError(
+                f"Conditioned: `bijector` must take a context, got {bijector.name} without "
+                "`context_shape`"
+            )
+        self.bijector = bijector
+        self.context = _check.context("Conditioned", context, bijector.context_shape)
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The context's batch shape."""
+        return self.context.shape[: self.context.ndim - len(self.bijector.context_shape)]
+
+    @property
+    def event_shape(self) -> Shape | None:
+        return self.bijector.event_shape
+
+    @property
+    def event_shape_out(self) -> Shape | None:
+        return self.bijector.event_shape_out
+
+    @property
+    def event_ndims_in(self) -> int:
+        return self.bijector.event_ndims_in
+
+    @property
+    def event_ndims_out(self) -> int:
+        return self.bijector.event_ndims_out
+
+    @property
+    def cheap_direction(self) -> Direction:
+        return self.bijector.cheap_direction
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return self.bijector.domain
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return self.bijector.codomain
+
+    def forward_shape(self, shape: Shape) -> Shape:
+        return self._broadcast(self.bijector.forward_shape(shape), self.event_ndims_out)
+
+    def inverse_shape(self, shape: Shape) -> Shape:
+        return self._broadcast(self.bijector.inverse_shape(shape), self.event_ndims_in)
+
+    def _broadcast(self, shape: Shape, event_ndims: int) -> Shape:
+        cut = len(shape) - event_ndims
+        return jnp.broadcast_shapes(shape[:cut], self.batch_shape) + shape[cut:]
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self.bijector.forward_and_log_det(x, self.context)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self.bijector.inverse_and_log_det(y, self.context)
+
+    def data_init(
+        self, value: Array, context: Array | None = None, direction: Direction = "inverse"
+    ) -> tuple[Bijector, Array]:
+        layer, value = self.bijector.data_init(value, self.context, direction)
+        return Conditioned(layer, self.context), value

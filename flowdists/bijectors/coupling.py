@@ -1,0 +1,167 @@
+"""Coupling layers: part of an event is changed by a map whose parameters come from the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from numpyro.distributions import constraints
+
+from flowdists import _check
+from flowdists._pytree import static
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
+from flowdists.bijectors.partition import Mask, Partition, make_partition
+from flowdists.networks.base import Activation
+from flowdists.networks.conditioner import as_conditioner, flatten_context
+from flowdists.networks.mlp import MLP, ResidualMLP
+from flowdists.transformers import Affine, RationalQuadratic, Transformer
+
+
+class Coupling(Bijector):
+    r"""A coupling layer (Dinh et al. 2017), made of a mask, a conditioner and a transformer.
+
+    With an event split by the mask into ``(a, b)``, ``forward`` computes ``a' = a`` and
+    ``b' = T(b; conditioner(a, context))``, where the transformer ``T`` is monotone in every element.
+    The log-determinant is the sum of the log-slopes of ``T``. Both directions cost one evaluation of
+    the conditioner.
+
+    Args:
+      key: PRNG key for the conditioner's parameters.
+      event_shape: shape of one event, any rank, at least 2 elements.
+      transformer: the family of scalar maps; a new layer is the identity.
+      mask: "alternating" or "checkerboard", "half", "channel", or an array of 0 and 1 of the event
+        shape where 1 marks what is kept.
+      flip: exchange what is kept and what is changed.
+      conditioner: None for an MLP, or any callable pytree that maps a vector, the kept elements
+        followed by the context, to ``transformer.num_params`` numbers for each changed element, in
+        the order ``(num_params, changed)``. It is used as it is: make its output start at zero for a
+        layer that starts as the identity. An Equinox module will do.
+      context_shape: shape of one context, or None.
+      hidden_sizes: widths of the default conditioner's hidden layers (or of its residual blocks).
+      residual: whether the default conditioner is a pre-activation residual network.
+      activation: of the default conditioner: a function, or the name of one in :mod:`jax.nn`.
+
+    Raises:
+      TypeError: for a key that is not a key, or a conditioner that is not callable.
+      ValueError: for an event of fewer than 2 elements, a mask of the wrong shape, or a conditioner
+        whose output does not fit.
+
+    >>> import jax
+    >>> layer = Coupling(jax.random.key(0), (4,), transformer=RationalQuadratic(num_bins=5))
+    >>> y, log_det = layer.forward_and_log_det(jax.numpy.ones((7, 4)))
+    >>> y.shape, log_det.shape
+    ((7, 4), (7,))
+    """
+
+    conditioner: Any
+    transformer: Transformer = static()
+    partition: Partition = static()
+    context_shape: Shape | None = static(default=None)
+
+    def __init__(
+        self,
+        key: Array,
+        event_shape: Sequence[int],
+        *,
+        transformer: Transformer,
+        mask: Mask = "half",
+        flip: bool = False,
+        conditioner: Any = None,
+        context_shape: Sequence[int] | None = None,
+        hidden_sizes: Sequence[int] = (128, 128),
+        residual: bool = False,
+        activation: Activation = "silu",
+    ) -> None:
+        caller = type(self).__name__
+        key = _check.key(caller, key)
+        shape = _check.shape(caller, "event_shape", event_shape)
+        self.transformer = transformer
+        self.partition = make_partition(caller, shape, mask, flip)
+        self.context_shape = _check.optional_shape(caller, "context_shape", context_shape)
+        in_size, changed = len(self.partition.kept), len(self.partition.changed)
+        out_size = transformer.num_params * changed
+        context_size = math.prod(self.context_shape) if self.context_shape is not None else 0
+        if conditioner is None:
+            network = ResidualMLP if residual else MLP
+            conditioner = network(
+                key,
+                in_size,
+                out_size,
+                hidden_sizes=hidden_sizes,
+                context_size=context_size,
+                activation=activation,
+            )
+        self.conditioner = as_conditioner(caller, conditioner, in_size, out_size, context_size)
+
+    @property
+    def event_shape(self) -> Shape:
+        return self.partition.event_shape
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return lift_constraint(self.transformer.domain, self.event_ndims_in)
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return self.domain
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._couple("forward", x, context)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._couple("inverse", y, context)
+
+    def _couple(
+        self, direction: Direction, value: Array, context: Array | None
+    ) -> tuple[Array, Array]:
+        kept, changed = self.partition.split(value)
+        flat = self.conditioner(kept, flatten_context(context, self.context_shape))
+        stacked = flat.reshape(*flat.shape[:-1], self.transformer.num_params, changed.shape[-1])
+        params = jnp.moveaxis(stacked, -2, 0)
+        changed, log_slope = getattr(self.transformer, direction)(changed, params)
+        return self.partition.merge(kept, changed), log_slope.sum(axis=-1)
+
+
+class AffineCoupling(Coupling):
+    """The affine coupling layer of RealNVP: ``b' = b * exp(s(a)) + t(a)``.
+
+    Args:
+      key: PRNG key.
+      event_shape: shape of one event.
+      scale: how the log-scale is bounded: "tanh" (softly, the default), "sigmoid" (Glow's), "exp"
+        (not at all).
+      **options: as in :class:`Coupling`, but for ``transformer``.
+    """
+
+    def __init__(
+        self, key: Array, event_shape: Sequence[int], *, scale: str = "tanh", **options: Any
+    ) -> None:
+        super().__init__(key, event_shape, transformer=Affine(scale=scale), **options)
+
+
+class SplineCoupling(Coupling):
+    """The rational-quadratic spline coupling layer of Durkan et al. 2019.
+
+    Args:
+      key: PRNG key.
+      event_shape: shape of one event.
+      num_bins: bins of each spline, at least 2.
+      bound: the spline acts on ``[-bound, bound]``.
+      tails: "linear" (the identity outside the bounds) or "circular".
+      **options: as in :class:`Coupling`, but for ``transformer``.
+    """
+
+    def __init__(
+        self,
+        key: Array,
+        event_shape: Sequence[int],
+        *,
+        num_bins: int = 8,
+        bound: float = 3.0,
+        tails: str = "linear",
+        **options: Any,
+    ) -> None:
+        spline = RationalQuadratic(num_bins=num_bins, bound=bound, tails=tails)
+        super().__init__(key, event_shape, transformer=spline, **options)

@@ -1,0 +1,191 @@
+"""Maps that act on every element by itself, with parameters of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+from flowdists import _check
+from flowdists._pytree import static
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
+from flowdists.transformers import RationalQuadratic, Transformer
+
+
+class Affine(Bijector):
+    """``y = loc + scale * x``, elementwise, with ``scale > 0``.
+
+    The leaves are ``loc`` and ``log_scale``.
+
+    Args:
+      loc: shift.
+      scale: positive factor. The event shape is that of ``loc`` and ``scale`` broadcast together.
+
+    Raises:
+      TypeError: for integers.
+      ValueError: if ``scale`` is known and not positive.
+
+    >>> import jax.numpy as jnp
+    >>> layer = Affine(jnp.array([1.0, 2.0]), jnp.array([1.0, 3.0]))
+    >>> print(layer(jnp.ones(2)))
+    [2. 5.]
+    """
+
+    loc: Array
+    log_scale: Array
+    event_shape: Shape = static()
+
+    def __init__(self, loc: Array, scale: Array) -> None:
+        loc = _check.float_array("Affine", "loc", loc)
+        scale = _check.float_array("Affine", "scale", scale)
+        if not isinstance(scale, jax.core.Tracer) and not bool((scale > 0).all()):
+            raise ValueError(f"Affine: `scale` must be positive, got a least value of {scale.min()}")
+        self.event_shape = jnp.broadcast_shapes(loc.shape, scale.shape)
+        self.loc = jnp.broadcast_to(loc, self.event_shape)
+        self.log_scale = jnp.broadcast_to(jnp.log(scale), self.event_shape)
+
+    @property
+    def is_constant_jacobian(self) -> bool:
+        return True
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        batch = x.shape[: x.ndim - self.event_ndims_in]
+        y = self.loc + x * jnp.exp(self.log_scale)
+        return y, jnp.broadcast_to(self.log_scale.sum(), batch)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        batch = y.shape[: y.ndim - self.event_ndims_in]
+        x = (y - self.loc) * jnp.exp(-self.log_scale)
+        return x, jnp.broadcast_to(-self.log_scale.sum(), batch)
+
+
+class Elementwise(Bijector):
+    """A transformer with free parameters for every element of an event.
+
+    Args:
+      transformer: the family of scalar maps.
+      event_shape: shape of one event; ``()`` for a scalar.
+    """
+
+    params: Array
+    transformer: Transformer = static()
+    event_shape: Shape = static()
+
+    def __init__(self, transformer: Transformer, event_shape: Sequence[int] = ()) -> None:
+        self.transformer = transformer
+        self.event_shape = _check.shape(type(self).__name__, "event_shape", event_shape)
+        self.params = jnp.zeros((transformer.num_params, *self.event_shape))
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return lift_constraint(self.transformer.domain, self.event_ndims_in)
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return self.domain
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._apply("forward", x)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._apply("inverse", y)
+
+    def _apply(self, direction: Direction, value: Array) -> tuple[Array, Array]:
+        batch_ndims = value.ndim - self.event_ndims_in
+        params = jnp.expand_dims(self.params, tuple(range(1, 1 + batch_ndims)))
+        params = jnp.broadcast_to(params, (self.params.shape[0], *value.shape))
+        value, log_slope = getattr(self.transformer, direction)(value, params)
+        return value, log_slope.sum(axis=tuple(range(batch_ndims, value.ndim)))
+
+
+class RationalQuadraticSpline(Elementwise):
+    """A monotone rational-quadratic spline for every element (Durkan et al. 2019).
+
+    It starts as the identity. Outside ``[-bound, bound]`` it stays the identity ("linear" tails,
+    unit slope at the bounds); with "circular" tails it is a map of the circle of circumference
+    ``2 * bound`` (Rezende et al. 2020).
+
+    Args:
+      event_shape: shape of one event; ``()`` for a scalar.
+      num_bins: bins of each spline, at least 2.
+      bound: half the width of the interval on which the spline acts.
+      tails: "linear" or "circular".
+
+    >>> import jax.numpy as jnp
+    >>> spline = RationalQuadraticSpline((2,), num_bins=6)
+    >>> print(spline(jnp.array([0.5, 10.0])))
+    [ 0.5 10. ]
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] = (),
+        *,
+        num_bins: int = 8,
+        bound: float = 3.0,
+        tails: str = "linear",
+    ) -> None:
+        super().__init__(RationalQuadratic(num_bins=num_bins, bound=bound, tails=tails), event_shape)
+
+
+class Permute(Bijector):
+    """Reorder the elements of an event: ``y[i] = x[permutation[i]]`` in flattened order.
+
+    Args:
+      permutation: a permutation of ``range(size)``.
+      event_shape: shape of one event; ``(size,)`` unless given.
+
+    Raises:
+      ValueError: if it is not a permutation of the event's elements.
+
+    >>> import jax.numpy as jnp
+    >>> print(Permute((2, 0, 1))(jnp.array([1.0, 2.0, 3.0])))
+    [3. 1. 2.]
+    """
+
+    permutation: tuple[int, ...] = static()
+    event_shape: Shape = static()
+
+    def __init__(
+        self, permutation: Sequence[int], event_shape: Sequence[int] | None = None
+    ) -> None:
+        order = tuple(int(i) for i in permutation)
+        shape = (len(order),) if event_shape is None else event_shape
+        self.event_shape = _check.shape("Permute", "event_shape", shape)
+        if sorted(order) != list(range(math.prod(self.event_shape))):
+            raise ValueError(
+                "Permute: `permutation` must be a permutation of "
+                f"range({math.prod(self.event_shape)}), got {order}"
+            )
+        self.permutation = order
+
+    @property
+    def is_constant_jacobian(self) -> bool:
+        return True
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._reorder(x, np.array(self.permutation))
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._reorder(y, np.argsort(self.permutation))
+
+    def _reorder(self, value: Array, order: np.ndarray) -> tuple[Array, Array]:
+        batch = value.shape[: value.ndim - self.event_ndims_in]
+        moved = value.reshape(*batch, -1)[..., order].reshape(value.shape)
+        return moved, jnp.zeros(batch, value.dtype)
+
+
+class Reverse(Permute):
+    """Reverse the elements of an event, in flattened order.
+
+    Args:
+      event_shape: shape of one event.
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        shape = _check.shape("Reverse", "event_shape", event_shape)
+        super().__init__(range(math.prod(shape))[::-1], shape)

@@ -1,0 +1,121 @@
+"""Other people's NumPyro transforms and distrax bijectors, made to stand among ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
+
+from flowdists._pytree import Partitioned
+from flowdists.bijectors.base import Array, Bijector, Shape, real_constraint
+
+
+class Foreign(Bijector):
+    """A NumPyro transform or a distrax bijector as a :class:`~flowdists.Bijector`.
+
+    :class:`~flowdists.Chain` wraps such objects by itself. Of the wrapped object, JAX arrays of
+    floats are parameters (leaves, hence trained); Python numbers, NumPy arrays, integers and
+    everything else are configuration.
+
+    Args:
+      transform: the object to wrap.
+
+    Raises:
+      TypeError: for anything that is neither.
+
+    >>> import jax.numpy as jnp
+    >>> from numpyro.distributions.transforms import ExpTransform
+    >>> y, log_det = Foreign(ExpTransform()).forward_and_log_det(jnp.array(2.0))
+    >>> print(log_det)
+    2.0
+    """
+
+    wrapped: Partitioned
+
+    def __init__(self, transform: Transform | distrax.Bijector) -> None:
+        if not isinstance(transform, Transform | distrax.Bijector):
+            raise TypeError(
+                "Foreign: `transform` must be a numpyro Transform or a distrax Bijector, got "
+                f"{type(transform).__name__}"
+            )
+        self.wrapped = Partitioned(transform)
+
+    @property
+    def transform(self) -> Any:
+        """The wrapped object, with the current parameters."""
+        return self.wrapped.merge()
+
+    @property
+    def _is_distrax(self) -> bool:
+        return isinstance(self.transform, distrax.Bijector)
+
+    @property
+    def event_shape(self) -> None:
+        return None
+
+    @property
+    def event_ndims_in(self) -> int:
+        transform = self.transform
+        return transform.event_ndims_in if self._is_distrax else transform.domain.event_dim
+
+    @property
+    def event_ndims_out(self) -> int:
+        transform = self.transform
+        return transform.event_ndims_out if self._is_distrax else transform.codomain.event_dim
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return real_constraint(self.event_ndims_in) if self._is_distrax else self.transform.domain
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return real_constraint(self.event_ndims_out) if self._is_distrax else self.transform.codomain
+
+    @property
+    def is_constant_jacobian(self) -> bool:
+        return self._is_distrax and self.transform.is_constant_jacobian
+
+    @property
+    def is_constant_log_det(self) -> bool:
+        return self._is_distrax and self.transform.is_constant_log_det
+
+    @property
+    def name(self) -> str:
+        return f"Foreign({type(self.transform).__name__})"
+
+    def forward_shape(self, shape: Shape) -> Shape:
+        if self._is_distrax:
+            return _traced_shape(self.transform.forward, shape)
+        return tuple(self.transform.forward_shape(shape))
+
+    def inverse_shape(self, shape: Shape) -> Shape:
+        if self._is_distrax:
+            return _traced_shape(self.transform.inverse, shape)
+        return tuple(self.transform.inverse_shape(shape))
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        transform = self.transform
+        if self._is_distrax:
+            return transform.forward_and_log_det(x)
+        y, intermediates = transform.call_with_intermediates(x)
+        return y, transform.log_abs_det_jacobian(x, y, intermediates)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        transform = self.transform
+        if self._is_distrax:
+            return transform.inverse_and_log_det(y)
+        x = transform.inv(y)
+        return x, -transform.log_abs_det_jacobian(x, y)
+
+
+def as_bijector(transform: Any) -> Bijector:
+    """``transform`` itself if it is one of ours, otherwise wrapped in :class:`Foreign`."""
+    return transform if isinstance(transform, Bijector) else Foreign(transform)
+
+
+def _traced_shape(function: Any, shape: Shape) -> Shape:
+    return jax.eval_shape(function, jax.ShapeDtypeStruct(shape, jnp.result_type(float))).shape

@@ -1,0 +1,156 @@
+"""Linear maps with cheap log-determinants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowdists import _check
+from flowdists._pytree import static
+from flowdists.bijectors.base import Array, Bijector, Shape
+
+
+class LULinear(Bijector):
+    r"""``y = L U x + bias`` with unit lower triangular ``L`` and upper triangular ``U``.
+
+    ``log|det| = sum(log diag U)``; the inverse solves two triangular systems. There is no
+    permutation, so every parameter is a leaf and equal layers stack.
+
+    Args:
+      key: PRNG key; used by the "rotation" start alone.
+      event_shape: shape of one event; events of higher rank are flattened.
+      start: "identity", or "rotation": a random orthogonal matrix, whose factors exist because
+        the permutation of a pivoted decomposition is dropped, and the signs of columns flipped.
+
+    Raises:
+      TypeError: for a key that is not a key.
+      ValueError: for a bad shape or start.
+
+    >>> import jax
+    >>> layer = LULinear(jax.random.key(0), (3,), start="rotation")
+    >>> W = layer.matrix
+    >>> bool(jax.numpy.allclose(W @ W.T, jax.numpy.eye(3), atol=1e-5))
+    True
+    """
+
+    lower: Array
+    upper: Array
+    log_diagonal: Array
+    bias: Array
+    event_shape: Shape = static()
+
+    def __init__(
+        self, key: Array, event_shape: Sequence[int], *, start: str = "identity"
+    ) -> None:
+        key = _check.key("LULinear", key)
+        self.event_shape = _check.shape("LULinear", "event_shape", event_shape)
+        _check.one_of("LULinear", "start", start, ("identity", "rotation"))
+        size = math.prod(self.event_shape)
+        self.bias = jnp.zeros(size)
+        if start == "identity":
+            self.lower = jnp.zeros(size * (size - 1) // 2)
+            self.upper = jnp.zeros(size * (size - 1) // 2)
+            self.log_diagonal = jnp.zeros(size)
+        else:
+            lower, upper = random_rotation_factors(key, size)
+            self.lower = lower[np.tril_indices(size, -1)]
+            self.log_diagonal = jnp.log(jnp.diagonal(upper))
+            self.upper = upper[np.triu_indices(size, 1)]
+
+    @property
+    def factors(self) -> tuple[Array, Array]:
+        """``L`` and ``U``, each of shape ``(size, size)``."""
+        size = self.bias.shape[0]
+        lower = jnp.eye(size, dtype=self.lower.dtype)
+        lower = lower.at[np.tril_indices(size, -1)].set(self.lower)
+        upper = jnp.diag(jnp.exp(self.log_diagonal))
+        return lower, upper.at[np.triu_indices(size, 1)].set(self.upper)
+
+    @property
+    def matrix(self) -> Array:
+        """``W = L U``, shape ``(size, size)``."""
+        lower, upper = self.factors
+        return lower @ upper
+
+    @property
+    def is_constant_jacobian(self) -> bool:
+        return True
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        batch = x.shape[: x.ndim - self.event_ndims_in]
+        y = x.reshape(*batch, -1) @ self.matrix.T + self.bias
+        return y.reshape(x.shape), jnp.broadcast_to(self.log_diagonal.sum(), batch)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        batch = y.shape[: y.ndim - self.event_ndims_in]
+        lower, upper = self.factors
+        columns = (y.reshape(*batch, -1) - self.bias).reshape(-1, self.bias.shape[0]).T
+        columns = jax.scipy.linalg.solve_triangular(lower, columns, lower=True, unit_diagonal=True)
+        columns = jax.scipy.linalg.solve_triangular(upper, columns, lower=False)
+        return columns.T.reshape(y.shape), jnp.broadcast_to(-self.log_diagonal.sum(), batch)
+
+
+class Householder(Bijector):
+    """An orthogonal map, the product of Householder reflections (Tomczak & Welling 2016).
+
+    ``y = H_1 ... H_n x`` with ``H_i = I - 2 v_i v_i^T / |v_i|^2``; the log-determinant is 0. The
+    reflections start in equal pairs, so that an even number of them starts as the identity.
+
+    Args:
+      key: PRNG key.
+      event_shape: shape of one event; events of higher rank are flattened.
+      num_reflections: how many; the event's size, rounded up to even, unless given.
+
+    Raises:
+      TypeError: for a key that is not a key.
+      ValueError: for a bad shape or ``num_reflections < 1``.
+    """
+
+    vectors: Array
+    event_shape: Shape = static()
+
+    def __init__(
+        self, key: Array, event_shape: Sequence[int], *, num_reflections: int | None = None
+    ) -> None:
+        key = _check.key("Householder", key)
+        self.event_shape = _check.shape("Householder", "event_shape", event_shape)
+        size = math.prod(self.event_shape)
+        count = size + size % 2 if num_reflections is None else num_reflections
+        count = _check.positive_int("Householder", "num_reflections", count)
+        pairs = jax.random.normal(key, ((count + 1) // 2, size))
+        self.vectors = jnp.repeat(pairs, 2, axis=0)[:count]
+
+    @property
+    def is_constant_jacobian(self) -> bool:
+        return True
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._reflect(x, reverse=True)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._reflect(y, reverse=False)
+
+    def _reflect(self, value: Array, reverse: bool) -> tuple[Array, Array]:
+        def step(flat: Array, vector: Array) -> tuple[Array, None]:
+            along = (flat @ vector) / (vector @ vector)
+            return flat - 2.0 * along[..., None] * vector, None
+
+        batch = value.shape[: value.ndim - self.event_ndims_in]
+        flat = value.reshape(*batch, -1).astype(jnp.result_type(value, self.vectors))
+        flat, _ = jax.lax.scan(step, flat, self.vectors, reverse=reverse)
+        return flat.reshape(value.shape), jnp.zeros(batch, flat.dtype)
+
+
+def random_rotation_factors(key: Array, size: int) -> tuple[Array, Array]:
+    """``L`` and ``U`` of a random orthogonal ``W = L U`` with a positive diagonal of ``U``.
+
+    ``Q = P L U`` for a random rotation ``Q``. Dropping ``P`` permutes rows and flipping the sign of
+    columns of ``U`` keeps the product orthogonal.
+    """
+    draws = jax.random.normal(key, (size, size))
+    _, lower, upper = jax.scipy.linalg.lu(jnp.linalg.qr(draws)[0])
+    return lower, upper * jnp.sign(jnp.diagonal(upper))

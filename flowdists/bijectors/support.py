@@ -1,0 +1,43 @@
+"""Maps from unbounded space onto the support of a distribution, built on NumPyro's registry."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from numpyro.distributions import biject_to, constraints
+
+from flowdists.bijectors.foreign import Foreign
+
+
+def to_support(constraint: constraints.Constraint) -> Foreign:
+    """The bijector from unbounded space onto ``constraint``, as NumPyro's ``biject_to`` has it.
+
+    The last layer of a flow gives the flow its support. The bounds are configuration, never
+    trained, unless they are traced (a support that depends on other variables).
+
+    Args:
+      constraint: a NumPyro constraint, such as ``constraints.interval(0.0, 1.0)``.
+
+    Returns:
+      A :class:`~flowdists.Bijector` without leaves.
+
+    Raises:
+      TypeError: if it is not a constraint.
+      NotImplementedError: if NumPyro knows no bijection for it (a discrete support).
+
+    >>> import jax.numpy as jnp
+    >>> from numpyro.distributions import constraints
+    >>> print(to_support(constraints.interval(-1.0, 3.0))(jnp.array(0.0)))
+    1.0
+    """
+    if not isinstance(constraint, constraints.Constraint):
+        raise TypeError(
+            "to_support: `constraint` must be a numpyro constraint, got "
+            f"{type(constraint).__name__}"
+        )
+    return Foreign(biject_to(jax.tree.map(_as_configuration, constraint)))
+
+
+def _as_configuration(bound: object) -> object:
+    is_concrete = isinstance(bound, jax.Array) and not isinstance(bound, jax.core.Tracer)
+    return np.asarray(bound) if is_concrete else bound

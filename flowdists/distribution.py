@@ -1,0 +1,295 @@
+"""Flows as NumPyro distributions, and flows that wait for a context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.util import sum_rightmost, validate_sample
+
+from flowdists import _check
+from flowdists._pytree import make_pytree_class, static
+from flowdists.bases import as_distrax, temper
+from flowdists.bijectors.base import Array, Bijector, Shape, lift_constraint, real_constraint
+from flowdists.bijectors.conditioned import Conditioned
+from flowdists.bijectors.foreign import as_bijector
+
+
+class Recipe(NamedTuple):
+    """What a flow was built from: enough to build one of the same structure."""
+
+    name: str
+    event_shape: Shape
+    options: tuple[tuple[str, Any], ...]
+
+
+class Flow(dist.TransformedDistribution):
+    r"""The distribution of ``bijector.forward(z)`` for ``z`` drawn from ``base``.
+
+    A NumPyro :class:`~numpyro.distributions.TransformedDistribution` with the same shapes, support
+    and handlers; ``log_prob`` costs one evaluation of each layer's network, in value and gradient.
+
+    .. math:: \log p(x) = \log p_z(f^{-1}(x)) + \log|\det \partial f^{-1}(x) / \partial x|
+
+    Its leaves are those of the bijector, all trainable, and those of the base, if it has any.
+
+    Args:
+      base: a NumPyro distribution.
+      bijector: a :class:`~flowdists.Bijector`, a NumPyro transform or a distrax bijector.
+      validate_args: NumPyro's switch for argument checks.
+      recipe: what the flow was built from, for :func:`~flowdists.save`.
+
+    Raises:
+      TypeError: if ``base`` is not a NumPyro distribution, or ``bijector`` no bijector.
+      ValueError: if their event shapes do not fit, or the bijector waits for a context.
+
+    >>> import jax, jax.numpy as jnp
+    >>> flow = Flow(StandardNormal((2,)), Affine(jnp.zeros(2), jnp.ones(2)))
+    >>> flow.sample(jax.random.key(0), (5,)).shape, flow.log_prob(jnp.zeros((5, 2))).shape
+    ((5, 2), (5,))
+    """
+
+    pytree_aux_fields = ("recipe",)
+
+    def __init__(
+        self,
+        base: dist.Distribution,
+        bijector: Bijector,
+        *,
+        validate_args: bool | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        bijector = _check_parts("Flow", base, bijector)
+        if bijector.context_shape is not None:
+            raise ValueError(
+                f"Flow: `bijector` waits for a context of shape {bijector.context_shape}; use "
+                "ConditionalFlow(base, bijector).condition(context)"
+            )
+        missing = bijector.event_ndims_in - base.event_dim
+        if missing > 0:
+            if len(base.batch_shape) < missing:
+                raise ValueError(
+                    f"Flow: `base` has shape {base.shape()}, but `bijector` takes events of "
+                    f"{bijector.event_ndims_in} axes"
+                )
+            base = base.to_event(missing)
+        shape = bijector.forward_shape(base.shape())
+        base_shape = bijector.inverse_shape(shape)
+        if base_shape != base.shape():
+            base = base.expand(base_shape[: len(base_shape) - base.event_dim])
+        event_dim = bijector.event_ndims_out + base.event_dim - bijector.event_ndims_in
+        self.base_dist = base
+        self.transforms = [bijector]
+        self.recipe = recipe
+        cut = len(shape) - event_dim
+        dist.Distribution.__init__(self, shape[:cut], shape[cut:], validate_args=validate_args)
+
+    @property
+    def bijector(self) -> Bijector:
+        """The map from base to data. All its leaves are trainable float arrays."""
+        return self.transforms[0]
+
+    @property
+    def base(self) -> dist.Distribution:
+        """The base distribution."""
+        return self.base_dist
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where the density is positive: the codomain of the bijector."""
+        return lift_constraint(self.bijector.codomain, self.event_dim)
+
+    @validate_sample
+    def log_prob(self, value: Array, intermediates: list[Any] | None = None) -> Array:
+        """Log-density in nats, ``(*sample_shape, *batch_shape)``.
+
+        Args:
+          value: ``(*sample_shape, *batch_shape, *event_shape)``.
+          intermediates: what ``sample_with_intermediates`` returned with ``value``; the density then
+            costs no evaluation of the bijector.
+        """
+        if intermediates is None:
+            z, log_det = self.bijector.inverse_and_log_det(value)
+        else:
+            ((z, forward_log_det),) = intermediates
+            log_det = -forward_log_det
+        return self._base_log_prob(z) + self._over_events(log_det)
+
+    def sample_and_log_prob(self, key: Array, sample_shape: Shape = ()) -> tuple[Array, Array]:
+        """Draw samples and score them, in one evaluation of each layer's network.
+
+        Args:
+          key: PRNG key.
+          sample_shape: shape of independent draws.
+
+        Returns:
+          Samples ``(*sample_shape, *batch_shape, *event_shape)`` and their log-densities in nats.
+        """
+        z = self.base_dist.sample(key, tuple(sample_shape))
+        x, log_det = self.bijector.forward_and_log_det(z)
+        return x, self._base_log_prob(z) - self._over_events(log_det)
+
+    def _over_events(self, log_det: Array) -> Array:
+        return sum_rightmost(log_det, self.event_dim - self.bijector.event_ndims_out)
+
+    def _base_log_prob(self, z: Array) -> Array:
+        log_prob = self.base_dist.log_prob(z)
+        support = self.base_dist.support
+        if support is None or support == real_constraint(self.base_dist.event_dim):
+            return log_prob
+        # NumPyro's densities are not zero outside of their support.
+        undefined = sum_rightmost(jnp.isnan(z), self.base_dist.event_dim) > 0
+        return jnp.where(support(z) | undefined, log_prob, -jnp.inf)
+
+    def data_init(self, x: Array) -> Flow:
+        """Return the flow whose data-dependent layers (ActNorm) are initialized from ``x``.
+
+        Args:
+          x: a batch, ``(batch, *event_shape)``.
+        """
+        return self.replace(bijector=self.bijector.data_init(jnp.asarray(x))[0])
+
+    def with_temperature(self, temperature: Any) -> Flow:
+        """Return the flow with the scale of its base multiplied by ``temperature``.
+
+        Raises:
+          ValueError: if the temperature is known and negative.
+          TypeError: if the base has no scale.
+        """
+        if not isinstance(temperature, jax.core.Tracer) and not temperature >= 0:
+            raise ValueError(
+                f"with_temperature: `temperature` must be at least 0, got {temperature!r}"
+            )
+        return Flow(temper(self.base_dist, temperature), self.bijector)
+
+    def replace(self, *, base: Any = None, bijector: Bijector | None = None) -> Flow:
+        """Return the flow with another base or another bijector of the same structure."""
+        return Flow(
+            self.base_dist if base is None else base,
+            self.bijector if bijector is None else bijector,
+            recipe=self.recipe,
+        )
+
+    def expand(self, batch_shape: Sequence[int]) -> Flow:
+        """Return the flow with another batch shape, which the present one must broadcast to."""
+        return Flow(self.base_dist.expand(tuple(batch_shape)), self.bijector, recipe=self.recipe)
+
+    def to_distrax(self) -> distrax.Transformed:
+        """The same distribution in distrax, around the same bijector."""
+        return distrax.Transformed(as_distrax(self.base_dist), self.bijector)
+
+    def condition(self, context: Array) -> Flow:
+        """An unconditional flow takes no context: always an error.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError(
+            f"Flow.condition: `context` was given (shape {jnp.shape(context)}), but this flow was "
+            "built without `context_shape`"
+        )
+
+    def __repr__(self) -> str:
+        return f"{_title(self)}(event_shape={self.event_shape}, batch_shape={self.batch_shape})"
+
+
+class ConditionalFlow:
+    """A flow for every context: :meth:`condition` gives an ordinary :class:`Flow`.
+
+    Its leaves are those of the bijector and those of the base, if it has any.
+
+    Args:
+      base: a NumPyro distribution.
+      bijector: a bijector with a ``context_shape``.
+      recipe: what the flow was built from, for :func:`~flowdists.save`.
+
+    Raises:
+      TypeError: if ``base`` is not a NumPyro distribution, or ``bijector`` no bijector.
+      ValueError: if the bijector takes no context.
+    """
+
+    base: dist.Distribution
+    bijector: Bijector
+    recipe: Recipe | None = static(default=None)
+
+    def __init__(
+        self, base: dist.Distribution, bijector: Bijector, *, recipe: Recipe | None = None
+    ) -> None:
+        self.base = base
+        self.bijector = _check_parts("ConditionalFlow", base, bijector)
+        self.recipe = recipe
+        if self.bijector.context_shape is None:
+            raise ValueError(
+                "ConditionalFlow: `bijector` must have a `context_shape`, got "
+                f"{self.bijector.name} without one; use Flow"
+            )
+
+    @property
+    def context_shape(self) -> Shape:
+        """Shape of one context."""
+        return self.bijector.context_shape
+
+    @property
+    def event_shape(self) -> Shape:
+        """Shape of one event."""
+        shape = self.bijector.event_shape_out
+        return self.bijector.forward_shape(self.base.event_shape) if shape is None else shape
+
+    def condition(self, context: Array) -> Flow:
+        """Return the flow given ``context``; its batch shape is the context's.
+
+        Gradients flow into the context.
+
+        Args:
+          context: ``(*batch, *context_shape)``.
+
+        Raises:
+          TypeError: if the context is not floating point.
+          ValueError: if it has another shape, or is None.
+        """
+        context = _check.context("ConditionalFlow.condition", context, self.context_shape)
+        return Flow(self.base, Conditioned(self.bijector, context))
+
+    def data_init(self, x: Array, context: Array) -> ConditionalFlow:
+        """Return the flow whose data-dependent layers are initialized from ``x`` and ``context``."""
+        return self.replace(bijector=self.bijector.data_init(jnp.asarray(x), context)[0])
+
+    def replace(self, *, base: Any = None, bijector: Bijector | None = None) -> ConditionalFlow:
+        """Return the flow with another base or another bijector of the same structure."""
+        return ConditionalFlow(
+            self.base if base is None else base,
+            self.bijector if bijector is None else bijector,
+            recipe=self.recipe,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(Flow, name):
+            raise AttributeError(
+                f"a ConditionalFlow has no `{name}`: the context is missing; "
+                f"use `.condition(context).{name}`"
+            )
+        raise AttributeError(f"a ConditionalFlow has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"{_title(self)}(event_shape={self.event_shape}, context_shape={self.context_shape})"
+
+
+make_pytree_class(ConditionalFlow)
+
+
+def _check_parts(caller: str, base: Any, bijector: Any) -> Bijector:
+    if not isinstance(base, dist.Distribution):
+        raise TypeError(
+            f"{caller}: `base` must be a numpyro distribution, got {type(base).__name__}"
+        )
+    return as_bijector(bijector)
+
+
+def _title(flow: Flow | ConditionalFlow) -> str:
+    kind = type(flow).__name__
+    return kind if flow.recipe is None else f"{kind}[{flow.recipe.name}]"

@@ -1,0 +1,81 @@
+"""What recipes share: the registry behind `save` and `load`, and the stacking of layers in pairs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from flowdists import _check
+from flowdists.bases import make_base
+from flowdists.bijectors.base import Array, Bijector, Shape
+from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.repeat import Repeat
+from flowdists.distribution import ConditionalFlow, Flow, Recipe
+
+RECIPES: dict[str, Callable[..., Flow | ConditionalFlow]] = {}
+"""Recipes by name. :func:`~flowdists.load` builds a saved flow's structure by calling one."""
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+
+
+def recipe(build: Build) -> Build:
+    """Make a recipe of ``build(key, event_shape, *, base, context_shape, ...) -> Bijector``.
+
+    The recipe checks key and shapes, gives the bijector its base, and returns a Flow, or a
+    ConditionalFlow if there is a ``context_shape``. The flow remembers what it was built from.
+    """
+    name = build.__name__
+
+    @functools.wraps(build)
+    def wrapper(key: Array, event_shape: Shape, **options: Any) -> Flow | ConditionalFlow:
+        inspect.signature(build).bind(key, event_shape, **options)
+        _check.key(name, key)
+        shape = _check.shape(name, "event_shape", event_shape)
+        base = make_base(name, options.pop("base", None), shape)
+        bijector = build(key, shape, **options)
+        described = tuple((k, _hashable(v)) for k, v in sorted(options.items()))
+        made_from = Recipe(name, shape, described)
+        if bijector.context_shape is None:
+            return Flow(base, bijector, recipe=made_from)
+        return ConditionalFlow(base, bijector, recipe=made_from)
+
+    RECIPES[name] = wrapper
+    return wrapper  # type: ignore[return-value]
+
+
+def alternate(
+    key: Array, make_layer: Callable[[Array, bool], Bijector], num_layers: int
+) -> Bijector:
+    """Stack ``num_layers`` layers whose flag alternates, under one scan over pairs of them.
+
+    Args:
+      key: PRNG key.
+      make_layer: builds a layer from a key and the flag (the side of a mask, the sense of an order).
+      num_layers: how many; an odd last layer stands outside of the scan.
+    """
+    stack_key, last_key = jax.random.split(key)
+
+    def make_pair(key: Array) -> Bijector:
+        first, second = jax.random.split(key)
+        return Chain([make_layer(first, False), make_layer(second, True)])
+
+    parts: list[Bijector] = []
+    if num_layers >= 2:
+        parts.append(Repeat(stack_key, make_pair, num_layers // 2))
+    if num_layers % 2:
+        parts.append(make_layer(last_key, False))
+    return Chain(parts)
+
+
+def _hashable(value: Any) -> Any:
+    """Options as configuration: sequences and arrays become tuples."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return _hashable(np.asarray(value).tolist())
+    if isinstance(value, list | tuple):
+        return tuple(_hashable(item) for item in value)
+    return value

@@ -1,0 +1,80 @@
+"""Shift and scale: the transformers of NICE, RealNVP, MAF and Glow."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from flowdists.transformers.base import Transformer
+
+__all__ = ["Additive", "Affine"]
+
+_SCALES = ("tanh", "exp", "sigmoid")
+
+
+@dataclass(frozen=True)
+class Affine(Transformer):
+    r"""Shift and scale, :math:`y = x e^{s(r)} + t` with :math:`\log |dy/dx| = s(r)`.
+
+    ``params[0]`` is the shift :math:`t` and ``params[1]`` the raw scale :math:`r`. The map
+    :math:`s` has :math:`s(0) = 0` and is one of
+
+    * ``"tanh"``: :math:`s = c \tanh(r / c)` with :math:`c` = ``max_log_scale``. It has unit
+      slope at 0, and no network output can scale by more than :math:`e^{\pm c}`;
+    * ``"exp"``: :math:`s = r`, unbounded (Dinh et al. 2017; Papamakarios et al. 2017);
+    * ``"sigmoid"``: :math:`e^s = \sigma(r + 2) / \sigma(2)`, at most 1.14 but with no lower
+      bound (Kingma & Dhariwal 2018, here normalized so that 0 is the identity).
+
+    The two without a lower bound overflow in the inverse once :math:`e^{-s}` does, in float32
+    at :math:`s < -88`.
+    """
+
+    scale: str = "tanh"
+    max_log_scale: float = 2.0
+
+    def __post_init__(self):
+        if self.scale not in _SCALES:
+            raise ValueError(f"Affine: scale must be one of {_SCALES}, got {self.scale!r}")
+        if not (math.isfinite(self.max_log_scale) and self.max_log_scale > 0):
+            raise ValueError(
+                f"Affine: max_log_scale must be positive and finite, got {self.max_log_scale}"
+            )
+
+    @property
+    def num_params(self) -> int:
+        return 2
+
+    def forward(self, x, params):
+        x, (shift, raw) = self._as_arrays(x, params)
+        log_scale = jnp.broadcast_to(self._log_scale(raw), x.shape)
+        return x * jnp.exp(log_scale) + shift, log_scale
+
+    def inverse(self, y, params):
+        y, (shift, raw) = self._as_arrays(y, params)
+        log_scale = jnp.broadcast_to(self._log_scale(raw), y.shape)
+        return (y - shift) * jnp.exp(-log_scale), -log_scale
+
+    def _log_scale(self, raw):
+        if self.scale == "tanh":
+            return self.max_log_scale * jnp.tanh(raw / self.max_log_scale)
+        if self.scale == "sigmoid":
+            return jax.nn.log_sigmoid(raw + 2.0) - jax.nn.log_sigmoid(2.0)
+        return raw
+
+
+@dataclass(frozen=True)
+class Additive(Transformer):
+    r"""Shift, :math:`y = x + t` with log-slope 0 and ``params[0]`` = :math:`t` (Dinh et al. 2015)."""
+
+    @property
+    def num_params(self) -> int:
+        return 1
+
+    def forward(self, x, params):
+        x, (shift,) = self._as_arrays(x, params)
+        return x + shift, jnp.zeros_like(x)
+
+    def inverse(self, y, params):
+        y, (shift,) = self._as_arrays(y, params)
+        return y - shift, jnp.zeros_like(y)

@@ -1,0 +1,65 @@
+"""The contract of a transformer: a family of increasing maps of a scalar."""
+
+from abc import ABC, abstractmethod
+
+import jax.numpy as jnp
+from numpyro.distributions import constraints
+
+__all__ = ["Transformer"]
+
+
+class Transformer(ABC):
+    r"""A family of increasing scalar maps :math:`y = f(x; \theta)`, applied element by element.
+
+    A transformer holds static configuration only, never an array: subclasses are frozen
+    dataclasses, hence hashable and comparable by value, and can be static fields of a layer.
+    The parameters :math:`\theta` come with every call, from a network or from the layer's own
+    leaves. They come *first*: ``x`` of shape ``S`` takes ``params`` of shape
+    ``(num_params, *S)``, where an axis of ``S`` may be 1 if its entries share their parameters.
+    Each parameter is then one contiguous array, which is what makes the maps fast.
+
+    Every family contains the identity, at ``params = 0``, so that a layer whose network
+    outputs zeros changes nothing.
+    """
+
+    @property
+    @abstractmethod
+    def num_params(self) -> int:
+        """Number of parameters per scalar."""
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        """Where ``x`` lives: a constraint on a scalar."""
+        return constraints.real
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        """Where ``y`` lives: the domain, unless a subclass says otherwise."""
+        return self.domain
+
+    @abstractmethod
+    def forward(self, x, params):
+        r"""Return :math:`y = f(x; \theta)` and :math:`\log |dy/dx|`, both of ``x``'s shape."""
+
+    @abstractmethod
+    def inverse(self, y, params):
+        r"""Return :math:`x = f^{-1}(y; \theta)` and :math:`\log |dx/dy|`, both of ``y``'s shape."""
+
+    def _as_arrays(self, x, params):
+        """Check the shapes, and bring both to one floating type, at least float32.
+
+        A network may run in bfloat16; log-slopes are summed over dimensions and layers, so
+        they are computed in more than its eight bits.
+        """
+        x, params = jnp.asarray(x), jnp.asarray(params)
+        expected = (self.num_params, *x.shape)
+        matches = params.ndim == len(expected) and all(
+            given in (size, 1) for given, size in zip(params.shape[1:], expected[1:], strict=True)
+        )
+        if not matches or params.shape[0] != self.num_params:
+            raise ValueError(
+                f"{type(self).__name__}: params must have shape (num_params, *x.shape) = "
+                f"{expected}, got {params.shape}"
+            )
+        dtype = jnp.result_type(x, params, jnp.float32)
+        return x.astype(dtype), params.astype(dtype)
