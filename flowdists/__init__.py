@@ -1,0 +1,74 @@
+"""Normalizing flows that are NumPyro distributions, made of layers that distrax knows as well.
+
+The bijectors are at once :class:`numpyro.distributions.transforms.Transform`,
+:class:`distrax.Bijector` and pytrees whose leaves are their parameters. ``forward`` takes the base
+to the data, ``inverse`` the data to the base.
+"""
+
+from flowdists.bases import StandardNormal, StandardUniform
+from flowdists.bijectors import (
+    ActNorm,
+    Affine,
+    AffineCoupling,
+    Bijector,
+    Chain,
+    Conditioned,
+    Coupling,
+    Elementwise,
+    Foreign,
+    Householder,
+    Inverse,
+    LULinear,
+    MaskedAutoregressive,
+    Permute,
+    RationalQuadraticSpline,
+    Repeat,
+    Reverse,
+    SplineCoupling,
+    static,
+    to_support,
+)
+from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.flows import IAF, MAF, NSF, Glow1D, NeuralSplineFlow, RealNVP
+from flowdists.networks import MADE, MLP, ResidualMLP
+from flowdists.transformers import RationalQuadratic, Transformer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IAF",
+    "MADE",
+    "MAF",
+    "MLP",
+    "NSF",
+    "ActNorm",
+    "Affine",
+    "AffineCoupling",
+    "Bijector",
+    "Chain",
+    "ConditionalFlow",
+    "Conditioned",
+    "Coupling",
+    "Elementwise",
+    "Flow",
+    "Foreign",
+    "Glow1D",
+    "Householder",
+    "Inverse",
+    "LULinear",
+    "MaskedAutoregressive",
+    "NeuralSplineFlow",
+    "Permute",
+    "RationalQuadratic",
+    "RationalQuadraticSpline",
+    "RealNVP",
+    "Repeat",
+    "ResidualMLP",
+    "Reverse",
+    "SplineCoupling",
+    "StandardNormal",
+    "StandardUniform",
+    "Transformer",
+    "static",
+    "to_support",
+]

@@ -49,15 +49,17 @@ def recipe(build: Build) -> Build:
 
 
 def alternate(
-    key: Array, make_layer: Callable[[Array, bool], Bijector], num_layers: int
+    caller: str, key: Array, make_layer: Callable[[Array, bool], Bijector], num_layers: int
 ) -> Bijector:
     """Stack ``num_layers`` layers whose flag alternates, under one scan over pairs of them.
 
     Args:
+      caller: the name of the recipe, for error messages.
       key: PRNG key.
       make_layer: builds a layer from a key and the flag (the side of a mask, the sense of an order).
       num_layers: how many; an odd last layer stands outside of the scan.
     """
+    _check.positive_int(caller, "num_layers", num_layers)
     stack_key, last_key = jax.random.split(key)
 
     def make_pair(key: Array) -> Bijector:

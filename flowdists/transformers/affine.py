@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flowdists.transformers.base import Transformer
 
@@ -33,7 +34,7 @@ class Affine(Transformer):
     scale: str = "tanh"
     max_log_scale: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.scale not in _SCALES:
             raise ValueError(f"Affine: scale must be one of {_SCALES}, got {self.scale!r}")
         if not (math.isfinite(self.max_log_scale) and self.max_log_scale > 0):
@@ -45,17 +46,17 @@ class Affine(Transformer):
     def num_params(self) -> int:
         return 2
 
-    def forward(self, x, params):
+    def forward(self, x: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         x, (shift, raw) = self._as_arrays(x, params)
         log_scale = jnp.broadcast_to(self._log_scale(raw), x.shape)
         return x * jnp.exp(log_scale) + shift, log_scale
 
-    def inverse(self, y, params):
+    def inverse(self, y: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         y, (shift, raw) = self._as_arrays(y, params)
         log_scale = jnp.broadcast_to(self._log_scale(raw), y.shape)
         return (y - shift) * jnp.exp(-log_scale), -log_scale
 
-    def _log_scale(self, raw):
+    def _log_scale(self, raw: jax.Array) -> jax.Array:
         if self.scale == "tanh":
             return self.max_log_scale * jnp.tanh(raw / self.max_log_scale)
         if self.scale == "sigmoid":
@@ -65,16 +66,16 @@ class Affine(Transformer):
 
 @dataclass(frozen=True)
 class Additive(Transformer):
-    r"""Shift, :math:`y = x + t` with log-slope 0 and ``params[0]`` = :math:`t` (Dinh et al. 2015)."""
+    r"""Shift, :math:`y = x + t`, with :math:`t` = ``params[0]`` (Dinh et al. 2015; log-slope 0)."""
 
     @property
     def num_params(self) -> int:
         return 1
 
-    def forward(self, x, params):
+    def forward(self, x: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         x, (shift,) = self._as_arrays(x, params)
         return x + shift, jnp.zeros_like(x)
 
-    def inverse(self, y, params):
+    def inverse(self, y: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         y, (shift,) = self._as_arrays(y, params)
         return y - shift, jnp.zeros_like(y)

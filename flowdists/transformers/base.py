@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
 __all__ = ["Transformer"]
@@ -38,14 +40,14 @@ class Transformer(ABC):
         return self.domain
 
     @abstractmethod
-    def forward(self, x, params):
+    def forward(self, x: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         r"""Return :math:`y = f(x; \theta)` and :math:`\log |dy/dx|`, both of ``x``'s shape."""
 
     @abstractmethod
-    def inverse(self, y, params):
+    def inverse(self, y: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         r"""Return :math:`x = f^{-1}(y; \theta)` and :math:`\log |dx/dy|`, both of ``y``'s shape."""
 
-    def _as_arrays(self, x, params):
+    def _as_arrays(self, x: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Check the shapes, and bring both to one floating type, at least float32.
 
         A network may run in bfloat16; log-slopes are summed over dimensions and layers, so

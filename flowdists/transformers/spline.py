@@ -10,22 +10,26 @@ slopes :math:`d_0, d_1`, is a map of the unit interval onto itself. With
     g'(\xi) = \frac{a_1 \xi^2 + 2 \xi \bar\xi + a_0 \bar\xi^2}{D^2}, \qquad
     D = \xi^2 + \bar\xi^2 + (a_0 + a_1) \xi \bar\xi, \qquad \bar\xi = 1 - \xi.
 
-All terms are positive, so nothing cancels. So it can be with the root of the quadratic, see
+All terms are positive, so nothing cancels, nor does anything in the root that inverts it, see
 :func:`_solve`.
 """
 
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
 from flowdists.transformers.base import Transformer
 
 __all__ = ["RationalQuadratic"]
+
+Array = jax.Array
 
 _TAILS = ("linear", "circular")
 
@@ -46,8 +50,8 @@ class RationalQuadratic(Transformer):
     * ``tails="linear"``: ``3K - 1`` parameters. The slope is 1 at both bounds and the map is
       the identity outside them, so that it is continuously differentiable on the real line.
     * ``tails="circular"``: ``3K`` parameters, for angles (Rezende et al. 2020). The two ends
-      share the first slope; an input outside the interval is first wrapped onto it. The bound
-      itself is a fixed point, as zero is not: shift the angle in another layer to move it.
+      share the first slope, and inputs outside the interval are wrapped onto it. The bound is a
+      fixed point of every such map, so compose with a shift of the angle to move it.
 
     Values and derivatives of any order are finite for finite input and parameters.
     """
@@ -59,8 +63,8 @@ class RationalQuadratic(Transformer):
     min_height: float = 1e-3
     min_slope: float = 1e-3
 
-    def __post_init__(self):
-        def require(valid, name, expected):
+    def __post_init__(self) -> None:
+        def require(valid: bool, name: str, expected: str) -> None:
             if not valid:
                 given = getattr(self, name)
                 raise ValueError(f"RationalQuadratic: {name} must be {expected}, got {given!r}")
@@ -83,7 +87,7 @@ class RationalQuadratic(Transformer):
             return constraints.real
         return constraints.open_interval(-self.bound, self.bound)
 
-    def forward(self, x, params):
+    def forward(self, x: ArrayLike, params: ArrayLike) -> tuple[Array, Array]:
         x, params = self._as_arrays(x, params)
         x_in, inside = self._restrict(x)
         widths, heights, raw_slopes = self._bins(params)
@@ -94,7 +98,7 @@ class RationalQuadratic(Transformer):
         log_slope = jnp.log(h / w * _curve_slope(xi, a0, a1))
         return jnp.where(inside, y, x), jnp.where(inside, log_slope, 0.0)
 
-    def inverse(self, y, params):
+    def inverse(self, y: ArrayLike, params: ArrayLike) -> tuple[Array, Array]:
         y, params = self._as_arrays(y, params)
         y_in, inside = self._restrict(y)
         widths, heights, raw_slopes = self._bins(params)
@@ -105,8 +109,8 @@ class RationalQuadratic(Transformer):
         log_slope = -jnp.log(h / w * _curve_slope(xi, a0, a1))
         return jnp.where(inside, x, y), jnp.where(inside, log_slope, 0.0)
 
-    def _restrict(self, x):
-        """Return an input that is surely within the bounds, and where to use its result.
+    def _restrict(self, x: Array) -> tuple[Array, Array | bool]:
+        """Return an input that is surely within the bounds, and where its result is used.
 
         The results are selected once more at the end: an infinite or huge value that met the
         spline and was discarded afterwards would still make the gradient NaN.
@@ -118,7 +122,7 @@ class RationalQuadratic(Transformer):
         # Within the bounds nothing is wrapped, not even by the rounding of the sums.
         return jnp.where(jnp.abs(x) <= self.bound, x, wrapped), True
 
-    def _bins(self, params):
+    def _bins(self, params: Array) -> tuple[Array, Array, Array]:
         """Return widths and heights ``(K, ...)`` and the raw slopes, ``(K - 1, ...)`` or ``K``."""
         k = self.num_bins
         return (
@@ -127,14 +131,14 @@ class RationalQuadratic(Transformer):
             params[2 * k :],
         )
 
-    def _partition(self, logits, minimum):
+    def _partition(self, logits: Array, minimum: float) -> Array:
         """Divide the interval: sizes of at least ``minimum`` of it, with its length as sum."""
         length = 2 * self.bound
         weights = jnp.exp(logits - lax.stop_gradient(jnp.max(logits, axis=0)))
         free = length * (1 - self.num_bins * minimum)
         return length * minimum + free / jnp.sum(weights, axis=0) * weights
 
-    def _search(self, x, sizes):
+    def _search(self, x: Array, sizes: Array) -> Array:
         """Return the bin of ``x``, an int32 array of ``x``'s shape.
 
         It is a sum over the stacked comparisons because XLA keeps the result of a reduction.
@@ -146,7 +150,9 @@ class RationalQuadratic(Transformer):
             passed.append(x >= edge)
         return lax.optimization_barrier(jnp.sum(jnp.stack(passed), axis=0, dtype=jnp.int32))
 
-    def _one_bin(self, index, widths, heights, raw_slopes):
+    def _one_bin(
+        self, index: Array, widths: Array, heights: Array, raw_slopes: Array
+    ) -> tuple[Array, ...]:
         """Return corner, width, height and relative end slopes of each scalar's bin."""
         periodic = self.tails == "circular"
         left, w, bottom, h, raw0, raw1 = _select(periodic, index, widths, heights, raw_slopes)
@@ -154,12 +160,14 @@ class RationalQuadratic(Transformer):
         d0, d1 = self._slope(raw0), self._slope(raw1)
         return left - self.bound, w, bottom - self.bound, h, d0 * w / h, d1 * w / h
 
-    def _slope(self, raw):
+    def _slope(self, raw: Array) -> Array:
         return self.min_slope + (1 - self.min_slope) / math.log(2) * jax.nn.softplus(raw)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _select(periodic, index, widths, heights, raw_slopes):
+def _select(
+    periodic: bool, index: Array, widths: Array, heights: Array, raw_slopes: Array
+) -> tuple[Array, ...]:
     """Return ``(left, width, bottom, height, raw_slope_left, raw_slope_right)`` of bin ``index``.
 
     ``left`` and ``bottom`` are distances from the first knot. At the two outer knots of a spline
@@ -176,23 +184,25 @@ def _select(periodic, index, widths, heights, raw_slopes):
         outer = jnp.zeros_like(raw_slopes[0])
         slopes = [outer, *raw_slopes, outer]
     left = bottom = jnp.zeros_like(widths[0])
-    chosen = (left, widths[0], bottom, heights[0], slopes[0], slopes[1])
+    chosen = [left, widths[0], bottom, heights[0], slopes[0], slopes[1]]
     for k in range(1, num_bins):
         left, bottom = left + widths[k - 1], bottom + heights[k - 1]
         candidate = (left, widths[k], bottom, heights[k], slopes[k], slopes[k + 1])
-        chosen = [jnp.where(index >= k, new, old) for new, old in zip(candidate, chosen, strict=True)]
+        chosen = [
+            jnp.where(index >= k, new, old) for new, old in zip(candidate, chosen, strict=True)
+        ]
     return tuple(jnp.broadcast_to(value, index.shape) for value in chosen)
 
 
 @_select.defjvp
-def _select_jvp(periodic, primals, tangents):
+def _select_jvp(periodic: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
     index, widths, _, _ = primals
     _, widths_dot, heights_dot, slopes_dot = tangents
     num_bins = len(widths)
     bins = jnp.arange(num_bins, dtype=index.dtype).reshape(-1, *(1,) * index.ndim)
     knots = bins[: len(slopes_dot)]
 
-    def pick(mask, tangent):
+    def pick(mask: Array, tangent: Array) -> Array:
         return jnp.sum(jnp.where(mask, tangent, 0.0), axis=0)
 
     out_dot = (
@@ -207,19 +217,19 @@ def _select_jvp(periodic, primals, tangents):
     return _select(periodic, *primals), lax.optimization_barrier(out_dot)
 
 
-def _clip_rounding(xi):
+def _clip_rounding(xi: Array) -> Array:
     """Clip to ``[0, 1]``, which only rounding leaves, with the derivative of the identity."""
     return xi + lax.stop_gradient(jnp.clip(xi, 0.0, 1.0) - xi)
 
 
-def _curve(xi, a0, a1):
+def _curve(xi: Array, a0: Array, a1: Array) -> Array:
     """The curve ``g`` of the unit interval, as in the head of this file."""
     co_xi = 1 - xi
     mixed = xi * co_xi
     return (xi * xi + a0 * mixed) / (xi * xi + co_xi * co_xi + (a0 + a1) * mixed)
 
 
-def _curve_slope(xi, a0, a1):
+def _curve_slope(xi: Array, a0: Array, a1: Array) -> Array:
     """The derivative of ``g`` with respect to ``xi``."""
     co_xi = 1 - xi
     mixed = xi * co_xi
@@ -228,7 +238,7 @@ def _curve_slope(xi, a0, a1):
 
 
 @jax.custom_jvp
-def _solve(eta, a0, a1):
+def _solve(eta: Array, a0: Array, a1: Array) -> Array:
     r"""Return the ``xi`` in [0, 1] with ``g(xi) = eta``.
 
     With :math:`\bar\eta = 1 - \eta` and :math:`e = a_0 \bar\eta - a_1 \eta`, the quadratic of
@@ -249,7 +259,7 @@ def _solve(eta, a0, a1):
 
 
 @_solve.defjvp
-def _solve_jvp(primals, tangents):
+def _solve_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     """Differentiate ``g(xi; a) = eta``: ``g' dxi + dg/da da = deta``, exact and never 0 / 0."""
     _, *a = primals
     eta_dot, *a_dot = tangents

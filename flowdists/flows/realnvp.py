@@ -1,0 +1,76 @@
+"""RealNVP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flowdists.bijectors.base import Array, Bijector, Shape
+from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.coupling import AffineCoupling
+from flowdists.bijectors.normalization import ActNorm
+from flowdists.bijectors.partition import Mask
+from flowdists.flows.recipe import alternate, recipe
+from flowdists.networks.base import Activation
+
+
+@recipe
+def RealNVP(
+    key: Array,
+    event_shape: Shape,
+    *,
+    context_shape: Sequence[int] | None = None,
+    num_layers: int = 8,
+    hidden_sizes: Sequence[int] = (128, 128),
+    base: Any = None,
+    mask: Mask = "alternating",
+    scale: str = "tanh",
+    residual: bool = False,
+    activation: Activation = "silu",
+) -> Bijector:
+    """Affine coupling layers (Dinh, Sohl-Dickstein & Bengio 2017).
+
+    Fast both ways. Neighbouring layers exchange what they keep and what they change. A new flow is
+    the identity; :func:`~flowdists.fit`, or ``data_init``, standardizes the data in a last
+    :class:`~flowdists.ActNorm`.
+
+    Args:
+      key: PRNG key for the networks.
+      event_shape: shape of one event, at least 2 elements.
+      context_shape: shape of one context, for a conditional flow.
+      num_layers: number of coupling layers.
+      hidden_sizes: widths of each network's hidden layers.
+      base: a NumPyro distribution; standard normal unless given.
+      mask: "alternating" or "checkerboard", "half", "channel", or an array of 0 and 1 of the event
+        shape, 1 for what the first layer keeps.
+      scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
+      residual: whether the networks are residual, one block for each entry of ``hidden_sizes``.
+      activation: a function, or the name of one in :mod:`jax.nn`.
+
+    Returns:
+      A :class:`~flowdists.Flow`, or a :class:`~flowdists.ConditionalFlow` with a ``context_shape``.
+
+    Raises:
+      TypeError: for a key that is not a key, or a base that is not a distribution.
+      ValueError: for shapes or options out of range, each named.
+
+    >>> import jax
+    >>> flow = RealNVP(jax.random.key(0), (6,), num_layers=4, hidden_sizes=(32,))
+    >>> flow.sample(jax.random.key(1), (10,)).shape
+    (10, 6)
+    """
+
+    def make_layer(key: Array, flip: bool) -> Bijector:
+        return AffineCoupling(
+            key,
+            event_shape,
+            scale=scale,
+            mask=mask,
+            flip=flip,
+            context_shape=context_shape,
+            hidden_sizes=hidden_sizes,
+            residual=residual,
+            activation=activation,
+        )
+
+    return Chain([alternate("RealNVP", key, make_layer, num_layers), ActNorm(event_shape)])

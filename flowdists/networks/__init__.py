@@ -1,0 +1,7 @@
+"""Conditioners: networks that turn part of an event, and a context, into a layer's parameters."""
+
+from flowdists.networks.base import Linear, Network
+from flowdists.networks.made import MADE
+from flowdists.networks.mlp import MLP, ResidualMLP
+
+__all__ = ["MADE", "MLP", "Linear", "Network", "ResidualMLP"]

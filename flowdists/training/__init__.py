@@ -1,0 +1,8 @@
+"""Training flows on data."""
+
+from flowdists.training.errors import NonFiniteLossError
+from flowdists.training.fit import fit
+from flowdists.training.history import FitResult, History
+from flowdists.training.losses import negative_log_likelihood
+
+__all__ = ["FitResult", "History", "NonFiniteLossError", "fit", "negative_log_likelihood"]

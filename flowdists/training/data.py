@@ -1,0 +1,155 @@
+"""The data of a fit: checked, and split into rows to train on and rows held out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flowdists import _check
+from flowdists.distribution import ConditionalFlow, Flow
+
+Array = jax.Array
+
+
+class Data(NamedTuple):
+    """Rows that belong together.
+
+    Attributes:
+      x: ``(n, *event_shape)``.
+      context: ``(n, *context_shape)`` or None.
+      weights: ``(n,)`` of mean one, or None.
+    """
+
+    x: Array
+    context: Array | None
+    weights: Array | None
+
+    def take(self, rows: Any) -> Data:
+        """The given rows: an index array or a slice."""
+        return jax.tree.map(lambda a: a[rows], self)
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return self.x.shape[0]
+
+
+def check_data(
+    flow: Flow | ConditionalFlow, x: Any, context: Any, weights: Any, prefix: str = ""
+) -> Data:
+    """Check rows against ``flow``; ``prefix`` stands before the names in error messages."""
+    x = _floats(f"{prefix}x", x)
+    expected = flow.event_shape
+    if x.ndim == 0 or x.shape[1:] != expected:
+        wanted = ", ".join(["n", *map(str, expected)])
+        raise ValueError(f"fit: `{prefix}x` has shape {x.shape}, expected ({wanted})")
+    if x.shape[0] == 0:
+        raise ValueError(f"fit: `{prefix}x` is empty, expected at least one row")
+    _finite(f"{prefix}x", x)
+    context = _check_context(flow, context, x.shape[0], f"{prefix}context")
+    if weights is not None:
+        weights = _check_weights(weights, x.shape[0], f"{prefix}weights")
+    return Data(x, context, weights)
+
+
+def split(
+    key: Array, flow: Flow | ConditionalFlow, data: Data, validation: Any
+) -> tuple[Data, Data | None]:
+    """Resolve ``validation``: the rows to train on, shuffled, and those held out, if any."""
+    if validation is None:
+        return _normalized(data), None
+    if not isinstance(validation, tuple) and jnp.ndim(validation) == 0:
+        return _split_fraction(key, data, validation)
+    parts = validation if isinstance(validation, tuple) else (validation,)
+    if not 1 <= len(parts) <= 3:
+        raise ValueError(
+            "fit: `validation` as a tuple must be (x, context) or (x, context, weights), got "
+            f"{len(parts)} entries"
+        )
+    x, context, weights = (*parts, None, None)[:3]
+    held_out = check_data(flow, x, context, weights, prefix="validation ")
+    return _normalized(data), _normalized(held_out)
+
+
+def _split_fraction(key: Array, data: Data, fraction: Any) -> tuple[Data, Data | None]:
+    is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+    if not is_number or not 0 <= fraction < 1:
+        raise ValueError(
+            "fit: `validation` must be a fraction in [0, 1), an array, a tuple of arrays or None, "
+            f"got {fraction!r}"
+        )
+    if fraction == 0:
+        return _normalized(data), None
+    held_out = max(1, round(fraction * data.size))
+    if held_out >= data.size:
+        raise ValueError(
+            f"fit: `validation` of {fraction} leaves no row to train on out of {data.size}"
+        )
+    shuffled = jax.random.permutation(key, data.size)
+    parts = data.take(shuffled[held_out:]), data.take(shuffled[:held_out])
+    return _normalized(parts[0]), _normalized(parts[1])
+
+
+def _normalized(data: Data) -> Data:
+    """``data`` with weights of mean one."""
+    if data.weights is None:
+        return data
+    mean = data.weights.mean()
+    if not mean > 0:
+        raise ValueError(
+            f"fit: `weights` must not all be zero, and those of {data.size} rows (to train on, or "
+            "held out) are"
+        )
+    return data._replace(weights=data.weights / mean)
+
+
+def _floats(argument: str, value: Any) -> Array:
+    return _check.float_array("fit", argument, value)
+
+
+def _finite(argument: str, array: Array) -> Array:
+    bad = ~jnp.isfinite(array.reshape(array.shape[0], -1)).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"fit: `{argument}` must be finite, got NaN or infinity in {int(bad.sum())} of "
+            f"{array.shape[0]} rows, first in row {int(bad.argmax())}"
+        )
+    return array
+
+
+def _check_context(
+    flow: Flow | ConditionalFlow, context: Any, rows: int, argument: str
+) -> Array | None:
+    if isinstance(flow, Flow):
+        if context is not None:
+            raise ValueError(
+                f"fit: `{argument}` was given (shape {jnp.shape(context)}), but the flow was built "
+                "without `context_shape`"
+            )
+        return None
+    expected = (rows, *flow.context_shape)
+    if context is None:
+        raise ValueError(f"fit: `{argument}` is missing, expected an array of shape {expected}")
+    context = _floats(argument, context)
+    if context.shape != expected:
+        raise ValueError(
+            f"fit: `{argument}` has shape {context.shape}, expected {expected}, one for each row"
+        )
+    return _finite(argument, context)
+
+
+def _check_weights(weights: Any, rows: int, argument: str) -> Array:
+    weights = _floats(argument, weights)
+    if weights.shape != (rows,):
+        raise ValueError(
+            f"fit: `{argument}` has shape {weights.shape}, expected ({rows},), one for each row"
+        )
+    _finite(argument, weights)
+    if (weights < 0).any():
+        raise ValueError(
+            f"fit: `{argument}` must not be negative, but {int((weights < 0).sum())} are, the first "
+            f"in row {int((weights < 0).argmax())}"
+        )
+    return weights

@@ -1,0 +1,177 @@
+"""One epoch of training as one compiled program."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.training.data import Data
+from flowdists.training.parameters import Parameters, put_parameters
+
+Array = jax.Array
+
+
+class Settings(NamedTuple):
+    """What an epoch is compiled for.
+
+    Attributes:
+      optimizer: an optax optimizer.
+      loss: ``(flow, x, context, weights) -> scalar``.
+      batch_size: the most rows in a minibatch.
+      ema: decay of the moving average of the parameters, or None.
+    """
+
+    optimizer: Any
+    loss: Callable[..., Array]
+    batch_size: int
+    ema: float | None
+
+
+class State(NamedTuple):
+    """What changes from step to step.
+
+    Attributes:
+      parameters: the parameters.
+      optimizer: the optimizer's state.
+      average: the moving average of the parameters, or None.
+      step: steps done.
+    """
+
+    parameters: Parameters
+    optimizer: Any
+    average: Parameters | None
+    step: Array
+
+
+class Best(NamedTuple):
+    """The parameters worth keeping, and their loss."""
+
+    parameters: Parameters
+    loss: Array
+
+
+class Report(NamedTuple):
+    """What an epoch tells the host.
+
+    Attributes:
+      losses: of every step.
+      validation: of the held-out rows, or None.
+      finite: whether all losses and parameters are finite.
+      improved: whether the epoch's parameters are the best so far.
+    """
+
+    losses: Array
+    validation: Array | None
+    finite: Array
+    improved: Array
+
+
+def num_steps(rows: int, batch_size: int) -> int:
+    """Minibatches in an epoch: as few as hold ``rows``, so that they can be of equal size."""
+    return math.ceil(rows / batch_size)
+
+
+def initial_state(parameters: Parameters, settings: Settings) -> tuple[State, Best]:
+    """The state before the first epoch."""
+    copy = functools.partial(jax.tree.map, jnp.copy)  # each is donated, or kept, on its own
+    average = None if settings.ema is None else copy(parameters)
+    state = State(
+        parameters, settings.optimizer.init(parameters), average, jnp.zeros((), jnp.int32)
+    )
+    return state, Best(copy(parameters), jnp.full((), jnp.inf, jnp.result_type(float)))
+
+
+# `best` is not donated: if the user interrupts the program, it is what remains.
+@functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
+def run_epoch(
+    state: State,
+    best: Best,
+    key: Array,
+    flow: Flow | ConditionalFlow,
+    data: Data,
+    held_out: Data | None,
+    settings: Settings,
+) -> tuple[State, Best, Report]:
+    """Shuffle the rows, take a step for each minibatch, evaluate the held-out rows.
+
+    The rows are divided evenly into :func:`num_steps` minibatches; those left over, fewer than
+    there are minibatches, sit this epoch out.
+
+    Args:
+      state: the state, whose memory is taken over.
+      best: the best parameters so far.
+      key: PRNG key of this epoch.
+      flow: supplies everything that is not trained.
+      data: rows to train on.
+      held_out: rows to evaluate, or None: then every epoch with finite numbers is the best so far.
+      settings: configuration.
+    """
+    steps = num_steps(data.size, settings.batch_size)
+    size = data.size // steps
+    batches = jax.random.permutation(key, data.size)[: steps * size].reshape(steps, size)
+
+    def loss_of(parameters: Parameters, rows: Data) -> Array:
+        return settings.loss(put_parameters(flow, parameters), *rows)
+
+    def step(state: State, rows: Array) -> tuple[State, Array]:
+        loss, gradient = jax.value_and_grad(loss_of)(state.parameters, data.take(rows))
+        updates, optimizer = settings.optimizer.update(
+            gradient, state.optimizer, state.parameters, value=loss
+        )
+        parameters = optax.apply_updates(state.parameters, updates)
+        average = _move(state.average, parameters, settings.ema, state.step)
+        return State(parameters, optimizer, average, state.step + 1), loss
+
+    state, losses = jax.lax.scan(step, state, batches)
+    candidate = state.parameters if state.average is None else state.average
+    finite = jnp.isfinite(losses).all() & _all_finite(candidate)
+    if held_out is None:
+        validation, improved = None, finite
+        loss = losses.mean()
+    else:
+        validation = loss = _mean_loss(
+            lambda rows: loss_of(candidate, rows), held_out, 4 * settings.batch_size
+        )
+        finite &= jnp.isfinite(validation)
+        improved = finite & (validation < best.loss)
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(improved, new, old), Best(candidate, loss), best
+    )
+    return state, kept, Report(losses, validation, finite, improved)
+
+
+def _move(
+    average: Parameters | None, parameters: Parameters, decay: float | None, step: Array
+) -> Parameters | None:
+    """The exponential moving average; in its first steps it forgets faster."""
+    if average is None or decay is None:
+        return None
+    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: (a + rate * (p - a)).astype(a.dtype), average, parameters)
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _mean_loss(loss: Callable[[Data], Array], data: Data, most_rows: int) -> Array:
+    """The mean loss over all rows, at most ``most_rows`` of them in memory at a time."""
+    chunks = num_steps(data.size, most_rows)
+    if chunks == 1:
+        return loss(data)
+    size = data.size // chunks
+    inside = jax.tree.map(
+        lambda a: a[: chunks * size].reshape(chunks, size, *a.shape[1:]), data
+    )
+    total = size * jax.lax.map(loss, inside).sum()
+    rest = data.size - chunks * size
+    if rest:
+        total += rest * loss(data.take(slice(chunks * size, None)))
+    return total / data.size

@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A PRNG key, always the same."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision for the length of one test: floats default to float64."""
+    # Newer releases of JAX have the context manager at the top level, older ones in experimental.
+    enable_x64 = getattr(jax, "enable_x64", None)
+    if enable_x64 is None:
+        from jax.experimental import enable_x64
+    with enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data; a test that asks for it is skipped where there is none."""
+    given = os.environ.get("FLOWDISTS_DATA")
+    folder = Path(given) if given else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no data folder at {folder}; set FLOWDISTS_DATA to where the data is")
+    return folder

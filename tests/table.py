@@ -1,0 +1,174 @@
+"""One table of named constructors: every layer, combinator and recipe, in the states worth testing.
+
+The parametrized tests of the contract run over it, so that a new layer is covered by a new line.
+Each entry builds a bijector from a key; :func:`build` then moves its parameters away from their
+start, at which most layers are the identity.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+
+import distrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import (
+    AffineTransform,
+    ExpTransform,
+    SigmoidTransform,
+)
+
+import flowdists as fd
+from flowdists.transformers import Additive
+from flowdists.transformers import Affine as AffineTransformer
+
+Make = Callable[[jax.Array], fd.Bijector]
+
+SMALL = {"hidden_sizes": (8, 8)}
+SPLINE = fd.RationalQuadratic(num_bins=5, bound=2.5)
+CIRCULAR = fd.RationalQuadratic(num_bins=4, bound=np.pi, tails="circular")
+
+
+def _equinox_coupling(key: jax.Array) -> fd.Bijector:
+    network = eqx.nn.MLP(2, 4, width_size=8, depth=2, activation=jax.nn.tanh, key=key)
+    return fd.Coupling(key, (4,), transformer=AffineTransformer(), conditioner=network)
+
+
+def _autoregressive(key: jax.Array, size: int = 4, **options: object) -> fd.Bijector:
+    return fd.MaskedAutoregressive(key, (size,), **SMALL, **options)
+
+
+def _foreign_chain(key: jax.Array) -> fd.Bijector:
+    return fd.Chain([
+        AffineTransform(jnp.ones(3), jnp.array([4.0, 5.0, 6.0])),
+        distrax.Block(distrax.Tanh(), 1),
+        fd.AffineCoupling(key, (3,), **SMALL),
+        SigmoidTransform(),
+    ])
+
+
+def _given_mask(key: jax.Array) -> fd.Bijector:
+    return fd.AffineCoupling(key, (2, 2), mask=np.array([[1, 0], [0, 0]]), **SMALL)
+
+
+LAYERS: dict[str, Make] = {
+    "affine": lambda key: fd.Affine(jnp.array([1.0, -2.0, 0.5]), jnp.array([0.5, 1.0, 2.0])),
+    "affine_scalar": lambda key: fd.Affine(jnp.array(1.0), jnp.array(0.5)),
+    "elementwise_matrix": lambda key: fd.Elementwise(SPLINE, (2, 3)),
+    "spline_scalar": lambda key: fd.RationalQuadraticSpline((), num_bins=5),
+    "spline": lambda key: fd.RationalQuadraticSpline((3,), num_bins=5, bound=2.5),
+    "spline_circular": lambda key: fd.Elementwise(CIRCULAR, (3,)),
+    "permute": lambda key: fd.Permute((2, 0, 3, 1)),
+    "permute_matrix": lambda key: fd.Permute((2, 0, 3, 1), (2, 2)),
+    "reverse": lambda key: fd.Reverse((3,)),
+    "lu_linear": lambda key: fd.LULinear(key, (4,)),
+    "lu_linear_rotation": lambda key: fd.LULinear(key, (4,), start="rotation"),
+    "lu_linear_1d": lambda key: fd.LULinear(key, (1,)),
+    "lu_linear_matrix": lambda key: fd.LULinear(key, (2, 2)),
+    "householder": lambda key: fd.Householder(key, (4,), num_reflections=3),
+    "act_norm": lambda key: fd.ActNorm((3,)),
+    "act_norm_image": lambda key: fd.ActNorm((2, 2, 2)),
+    "affine_coupling": lambda key: fd.AffineCoupling(key, (5,), **SMALL),
+    "affine_coupling_flipped": lambda key: fd.AffineCoupling(key, (5,), flip=True, **SMALL),
+    "affine_coupling_exp": lambda key: fd.AffineCoupling(key, (2,), scale="exp", **SMALL),
+    "affine_coupling_sigmoid": lambda key: fd.AffineCoupling(key, (3,), scale="sigmoid", **SMALL),
+    "affine_coupling_checkerboard": lambda key: fd.AffineCoupling(
+        key, (2, 3), mask="checkerboard", **SMALL
+    ),
+    "affine_coupling_channel": lambda key: fd.AffineCoupling(key, (2, 1, 3), mask="channel", **SMALL),
+    "affine_coupling_given_mask": _given_mask,
+    "additive_coupling": lambda key: fd.Coupling(key, (4,), transformer=Additive(), **SMALL),
+    "spline_coupling": lambda key: fd.SplineCoupling(key, (4,), num_bins=5, **SMALL),
+    "spline_coupling_circular": lambda key: fd.Coupling(key, (3,), transformer=CIRCULAR, **SMALL),
+    "spline_coupling_residual": lambda key: fd.SplineCoupling(
+        key, (4,), mask="alternating", residual=True, **SMALL
+    ),
+    "coupling_equinox": _equinox_coupling,
+    "autoregressive": _autoregressive,
+    "autoregressive_1d": functools.partial(_autoregressive, size=1),
+    "autoregressive_order": functools.partial(_autoregressive, order=(2, 0, 3, 1)),
+    "autoregressive_spline": functools.partial(_autoregressive, transformer=SPLINE),
+    "autoregressive_residual": functools.partial(_autoregressive, residual=True),
+    "autoregressive_matrix": lambda key: fd.MaskedAutoregressive(key, (2, 2), **SMALL),
+    "inverse": lambda key: fd.Inverse(fd.AffineCoupling(key, (4,), **SMALL)),
+    "inverse_autoregressive": lambda key: fd.Inverse(_autoregressive(key)),
+    "chain": lambda key: fd.Chain([
+        fd.AffineCoupling(key, (4,), **SMALL),
+        fd.Reverse((4,)),
+        fd.LULinear(key, (4,)),
+    ]),
+    "chain_scalar_after_vector": lambda key: fd.Chain([fd.LULinear(key, (3,)), ExpTransform()]),
+    "chain_foreign": _foreign_chain,
+    "repeat": lambda key: fd.Repeat(key, lambda k: fd.AffineCoupling(k, (4,), **SMALL), 3),
+    "repeat_chain": lambda key: fd.Repeat(
+        key, lambda k: fd.Chain([fd.SplineCoupling(k, (3,), **SMALL), fd.LULinear(k, (3,))]), 2
+    ),
+    "support_interval": lambda key: fd.to_support(constraints.interval(-1.0, 3.0)),
+    "support_positive": lambda key: fd.to_support(constraints.positive),
+    "support_simplex": lambda key: fd.to_support(constraints.simplex),
+    "chain_to_support": lambda key: fd.Chain([
+        fd.RationalQuadraticSpline((3,)),
+        fd.to_support(constraints.interval(np.zeros(3), np.array([1.0, 2.0, 3.0]))),
+    ]),
+}
+
+CONDITIONAL_LAYERS: dict[str, Make] = {
+    "affine_coupling": lambda key: fd.AffineCoupling(key, (4,), context_shape=(2,), **SMALL),
+    "affine_coupling_scalar_context": lambda key: fd.AffineCoupling(
+        key, (3,), context_shape=(), **SMALL
+    ),
+    "spline_coupling_residual": lambda key: fd.SplineCoupling(
+        key, (4,), context_shape=(2, 2), residual=True, **SMALL
+    ),
+    "autoregressive": functools.partial(_autoregressive, context_shape=(2,)),
+    "autoregressive_1d": functools.partial(_autoregressive, size=1, context_shape=(2,)),
+    "autoregressive_residual_spline": functools.partial(
+        _autoregressive, context_shape=(2,), residual=True, transformer=SPLINE
+    ),
+    "inverse": lambda key: fd.Inverse(_autoregressive(key, context_shape=(2,))),
+    "chain": lambda key: fd.Chain([
+        fd.LULinear(key, (4,)),
+        fd.AffineCoupling(key, (4,), context_shape=(2,), **SMALL),
+    ]),
+    "repeat": lambda key: fd.Repeat(
+        key, lambda k: fd.AffineCoupling(k, (4,), context_shape=(2,), **SMALL), 3
+    ),
+}
+
+RECIPES: dict[str, Callable[..., fd.Flow | fd.ConditionalFlow]] = {
+    "real_nvp": functools.partial(fd.RealNVP, num_layers=3, **SMALL),
+    "glow_1d": functools.partial(fd.Glow1D, num_layers=2, **SMALL),
+    "maf": functools.partial(fd.MAF, num_layers=3, **SMALL),
+    "iaf": functools.partial(fd.IAF, num_layers=2, **SMALL),
+    "nsf": functools.partial(fd.NSF, num_layers=3, num_bins=5, **SMALL),
+    "nsf_autoregressive": functools.partial(
+        fd.NSF, num_layers=2, num_bins=5, autoregressive=True, **SMALL
+    ),
+}
+
+
+def perturb(key: jax.Array, tree, scale: float = 0.5):
+    """Every parameter moved by a normal draw of deviation ``scale``."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    moved = [
+        leaf + scale * jax.random.normal(k, jnp.shape(leaf), jnp.result_type(leaf))
+        for k, leaf in zip(keys, leaves, strict=False)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def build(name: str, make: Make) -> fd.Bijector:
+    """The entry's bijector with parameters away from their start, the same on every call."""
+    key = jax.random.key(zlib.crc32(name.encode()))
+    return perturb(jax.random.fold_in(key, 1), make(key))
+
+
+def build_flow(name: str, event_shape=(4,), **options) -> fd.Flow | fd.ConditionalFlow:
+    """A recipe's flow with parameters away from their start, the same on every call."""
+    key = jax.random.key(zlib.crc32(name.encode()))
+    flow = RECIPES[name](key, event_shape, **options)
+    return flow.replace(bijector=perturb(jax.random.fold_in(key, 1), flow.bijector, 0.3))
