@@ -30,7 +30,9 @@ from flowdists.bijectors import (
 )
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import IAF, MAF, NSF, Glow1D, NeuralSplineFlow, RealNVP
+from flowdists.io import load, save
 from flowdists.networks import MADE, MLP, ResidualMLP
+from flowdists.training import FitResult, History, NonFiniteLossError, fit
 from flowdists.transformers import RationalQuadratic, Transformer
 
 __version__ = "0.1.0"
@@ -50,14 +52,17 @@ __all__ = [
     "Conditioned",
     "Coupling",
     "Elementwise",
+    "FitResult",
     "Flow",
     "Foreign",
     "Glow1D",
+    "History",
     "Householder",
     "Inverse",
     "LULinear",
     "MaskedAutoregressive",
     "NeuralSplineFlow",
+    "NonFiniteLossError",
     "Permute",
     "RationalQuadratic",
     "RationalQuadraticSpline",
@@ -69,6 +74,9 @@ __all__ = [
     "StandardNormal",
     "StandardUniform",
     "Transformer",
+    "fit",
+    "load",
+    "save",
     "static",
     "to_support",
 ]

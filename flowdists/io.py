@@ -127,17 +127,24 @@ def decode(data: bytes, origin: str, like: AnyFlow | None = None) -> AnyFlow:
         recipe, base = json.loads(recipe), json.loads(base)
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{origin} is damaged: its metadata cannot be read") from error
+    if kind not in ("Flow", "ConditionalFlow"):
+        raise ValueError(f"{origin} is damaged: it holds a {kind!r}")
     if like is not None and type(like).__name__ != kind:
         raise ValueError(f"{origin} holds a {kind}, but `like` is a {type(like).__name__}")
+    made_from: Recipe | None
     if like is None:
-        structure = _build(_decode_recipe(recipe, origin), origin)
+        made_from = _decode_recipe(recipe, origin)
+        structure = _build(made_from, origin)
     else:
-        structure = (like.recipe, like.bijector)
+        made_from, structure = like.recipe, like.bijector
     base_arrays = {k: arrays.pop(k) for k in list(arrays) if k.startswith("base.")}
     bijector = _fill(structure, arrays, origin)
     distribution = _decode_base(base, base_arrays, like, origin)
     cls = ConditionalFlow if kind == "ConditionalFlow" else Flow
-    return cls(distribution, bijector, recipe=made_from)
+    try:
+        return cls(distribution, bijector, recipe=made_from)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{origin} has a base that does not fit its bijector: {error}") from error
 
 
 # Parameters.
@@ -204,7 +211,8 @@ def _encode_recipe(flow: AnyFlow) -> dict[str, Any]:
         return {"missing": f"the option {error}"}
     if recipe.name not in RECIPES:
         return {"missing": f"the recipe {recipe.name!r} is not registered"}
-    if jax.tree.structure(_structure(recipe)) != jax.tree.structure(flow.bijector):
+    built: Any = jax.tree.structure(_structure(recipe))
+    if built != jax.tree.structure(flow.bijector):
         return {"missing": f"the bijector is not the one that {recipe.name} builds"}
     return {"name": recipe.name, "event_shape": recipe.event_shape, "options": options}
 
@@ -214,7 +222,7 @@ def _decode_recipe(entry: Any, origin: str) -> Recipe:
         _needs_like(origin, entry["missing"])
     try:
         options = ((str(k), _decode_option(v)) for k, v in entry["options"].items())
-        made_from = Recipe(entry["name"], tuple(entry["event_shape"]), tuple(options))
+        made_from = Recipe(str(entry["name"]), tuple(entry["event_shape"]), tuple(options))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{origin} is damaged: its recipe cannot be read") from error
     if made_from.name not in RECIPES:

@@ -27,7 +27,8 @@ from flowdists.transformers import Affine as AffineTransformer
 
 Make = Callable[[jax.Array], fd.Bijector]
 
-SMALL = {"hidden_sizes": (8, 8)}
+# Finite differences want a smooth network.
+SMALL = {"hidden_sizes": (8, 8), "activation": "tanh"}
 SPLINE = fd.RationalQuadratic(num_bins=5, bound=2.5)
 CIRCULAR = fd.RationalQuadratic(num_bins=4, bound=np.pi, tails="circular")
 
@@ -152,23 +153,28 @@ RECIPES: dict[str, Callable[..., fd.Flow | fd.ConditionalFlow]] = {
 
 def perturb(key: jax.Array, tree, scale: float = 0.5):
     """Every parameter moved by a normal draw of deviation ``scale``."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    moved = [
-        leaf + scale * jax.random.normal(k, jnp.shape(leaf), jnp.result_type(leaf))
-        for k, leaf in zip(keys, leaves, strict=False)
-    ]
-    return jax.tree.unflatten(structure, moved)
+    draws = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(scale * draws.normal(size=leaf.shape), leaf.dtype), tree
+    )
+
+
+def _key(name: str) -> jax.Array:
+    return jax.random.key(zlib.crc32(name.encode()))
+
+
+@functools.cache
+def _start(name: str, make: Make, x64: bool) -> fd.Bijector:
+    return jax.jit(make)(_key(name))
 
 
 def build(name: str, make: Make) -> fd.Bijector:
     """The entry's bijector with parameters away from their start, the same on every call."""
-    key = jax.random.key(zlib.crc32(name.encode()))
-    return perturb(jax.random.fold_in(key, 1), make(key))
+    return perturb(_key(name), _start(name, make, jax.config.jax_enable_x64))
 
 
 def build_flow(name: str, event_shape=(4,), **options) -> fd.Flow | fd.ConditionalFlow:
     """A recipe's flow with parameters away from their start, the same on every call."""
-    key = jax.random.key(zlib.crc32(name.encode()))
-    flow = RECIPES[name](key, event_shape, **options)
-    return flow.replace(bijector=perturb(jax.random.fold_in(key, 1), flow.bijector, 0.3))
+    recipe = functools.partial(RECIPES[name], event_shape=event_shape, **options)
+    flow = jax.jit(recipe)(_key(name))
+    return flow.replace(bijector=perturb(_key(name), flow.bijector, 0.3))

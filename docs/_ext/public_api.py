@@ -7,9 +7,8 @@ warning, hence an error of the build: the reference cannot fall behind the packa
 
 import inspect
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
-import flowdists
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
@@ -17,6 +16,8 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
+
+import flowdists
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class PublicAPI(SphinxDirective):
 
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec = {"except": directives.unchanged}
+    option_spec: ClassVar[dict[str, Any]] = {"except": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         modules = self.arguments[0].split()
@@ -71,9 +72,12 @@ def kind(obj: Any) -> str:
 def use_init_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """Classes are shown with the signature of ``__init__``: bijectors have a generic ``__new__``."""
-    if what != "class" or "__init__" not in dir(obj) or obj.__init__ is object.__init__:
+    """Show a class with the signature of its ``__init__``: bijectors have a generic ``__new__``."""
+    if what != "class":
         return None
+    owner = next((cls for cls in obj.__mro__ if "__init__" in vars(cls)), object)
+    if not owner.__module__.startswith("flowdists"):
+        return "", returns
     constructor = inspect.signature(obj.__init__)
     parameters = list(constructor.parameters.values())[1:]
     shown = constructor.replace(parameters=parameters, return_annotation=inspect.Signature.empty)

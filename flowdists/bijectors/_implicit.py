@@ -76,7 +76,8 @@ def _generate(
             lambda block, h: h * gates[block] if gates else h,
             None,
         )
-        x, log_slope = transformer.forward(z, _param_major(architecture, params))
+        params = params.reshape(len(z), architecture.num_params, *z.shape[1:]).swapaxes(0, 1)
+        x, log_slope = transformer.forward(z, params)
         write(0, x)
         return x, log_slope
 
@@ -289,11 +290,6 @@ def _element_major(architecture: Architecture, value: Array) -> Array:
     """From ``(num_params, event_size)`` to ``(event_size, num_params)``, both flattened."""
     shape = (architecture.num_params, architecture.event_size, *value.shape[1:])
     return value.reshape(shape).swapaxes(0, 1).reshape(value.shape)
-
-
-def _param_major(architecture: Architecture, block: Array) -> Array:
-    """A level's parameters, ``(elements * num_params, ...)``, as ``(num_params, elements, ...)``."""
-    return block.reshape(-1, architecture.num_params, *block.shape[1:]).swapaxes(0, 1)
 
 
 def _instantiate(tangent: Any) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -72,7 +73,8 @@ def sweep(
         near_and_far = [
             _split(stage, levels, written) for stage, written in zip(stages, pieces, strict=True)
         ]
-        blocks = jax.tree.map(lambda a, s: _by_level(a, s, levels), inputs, input_sizes)
+        by_level = functools.partial(_by_level, levels)
+        blocks = jax.tree.map(by_level, inputs, input_sizes)
         buffers, outputs = _run_segment(body, buffers, near_and_far, blocks)
         for written, buffer in zip(pieces, buffers, strict=True):
             written.append(buffer)
@@ -83,7 +85,7 @@ def sweep(
 def _split(stage: Stage, levels: slice, written: list[Array]) -> tuple[Array, Array]:
     """Per level, the weights within the segment, and the product with all that came before it."""
     columns = _span(stage.column_sizes, levels)
-    near = _by_level(stage.weight[:, columns], stage.row_sizes, levels)
+    near = _by_level(levels, stage.weight[:, columns], stage.row_sizes)
     if columns.start == 0:
         return near, jnp.zeros(len(near), near.dtype)
     rows = _span(stage.row_sizes, levels)
@@ -118,7 +120,7 @@ def _run_segment(
 
 
 def _segments(sizes: np.ndarray) -> list[slice]:
-    """Cut the levels, the columns of ``sizes``, into runs of equal columns that are not too long."""
+    """Cut the levels, the columns of ``sizes``, into runs of equal columns, not too long."""
     longest = max(_LEAST_LEVELS, -(-sizes.shape[1] // _NUM_SEGMENTS))
     segments = []
     for _, run in itertools.groupby(range(sizes.shape[1]), key=lambda i: tuple(sizes[:, i])):
@@ -129,7 +131,7 @@ def _segments(sizes: np.ndarray) -> list[slice]:
     return segments
 
 
-def _by_level(value: Array, sizes: np.ndarray, levels: slice) -> Array:
+def _by_level(levels: slice, value: Array, sizes: np.ndarray) -> Array:
     """The features of a segment's levels, ``(levels, features of one level, ...)``."""
     block = value[_span(sizes, levels)]
     return block.reshape(levels.stop - levels.start, int(sizes[levels.start]), *value.shape[1:])

@@ -75,7 +75,7 @@ class MaskedAutoregressive(Bijector):
         hidden_sizes: Sequence[int] = (128, 128),
         residual: bool = False,
         context_shape: Sequence[int] | None = None,
-        activation: Activation = "silu",
+        activation: Activation = "relu",
     ) -> None:
         caller = type(self).__name__
         key = _check.key(caller, key)

@@ -72,7 +72,7 @@ class Coupling(Bijector):
         context_shape: Sequence[int] | None = None,
         hidden_sizes: Sequence[int] = (128, 128),
         residual: bool = False,
-        activation: Activation = "silu",
+        activation: Activation = "relu",
     ) -> None:
         caller = type(self).__name__
         key = _check.key(caller, key)

@@ -28,7 +28,7 @@ def Glow1D(
     base: Any = None,
     scale: str = "tanh",
     residual: bool = False,
-    activation: Activation = "silu",
+    activation: Activation = "relu",
 ) -> Bijector:
     """The step of Glow for vectors (Kingma & Dhariwal 2018): ActNorm, LU linear, affine coupling.
 

@@ -27,7 +27,7 @@ def MAF(
     order: str | Sequence[int] = "alternate",
     scale: str = "tanh",
     residual: bool = False,
-    activation: Activation = "silu",
+    activation: Activation = "relu",
 ) -> Bijector:
     """Masked autoregressive flow (Papamakarios, Pavlakou & Murray 2017), affine.
 
@@ -88,7 +88,7 @@ def IAF(
     order: str | Sequence[int] = "alternate",
     scale: str = "tanh",
     residual: bool = False,
-    activation: Activation = "silu",
+    activation: Activation = "relu",
 ) -> Bijector:
     """Inverse autoregressive flow (Kingma et al. 2016): MAF's layers turned around.
 

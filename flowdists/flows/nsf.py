@@ -30,9 +30,9 @@ def NSF(
     base: Any = None,
     autoregressive: bool = False,
     num_bins: int = 8,
-    bound: float = 4.0,
+    bound: float = 3.0,
     residual: bool = False,
-    activation: Activation = "silu",
+    activation: Activation = "relu",
 ) -> Bijector:
     """Neural spline flow (Durkan, Bekasov, Murray & Papamakarios 2019).
 

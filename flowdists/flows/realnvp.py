@@ -26,7 +26,7 @@ def RealNVP(
     mask: Mask = "alternating",
     scale: str = "tanh",
     residual: bool = False,
-    activation: Activation = "silu",
+    activation: Activation = "relu",
 ) -> Bijector:
     """Affine coupling layers (Dinh, Sohl-Dickstein & Bengio 2017).
 

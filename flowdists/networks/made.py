@@ -86,7 +86,7 @@ class MADE(Network):
         order: Sequence[int] | str = "ascending",
         residual: bool = False,
         context_size: int = 0,
-        activation: Activation = "silu",
+        activation: Activation = "relu",
     ) -> None:
         event_size = _check.positive_int("MADE", "event_size", event_size)
         num_params = _check.positive_int("MADE", "num_params", num_params)
@@ -98,19 +98,17 @@ class MADE(Network):
         )
         widths = self.architecture.widths
         layer_key, context_key, gate_key = jax.random.split(_check.key("MADE", key), 3)
-        layer_keys = jax.random.split(layer_key, len(widths))
+        input_key, output_key, *keys = jax.random.split(layer_key, len(widths))
+        self.input_layer = Linear(input_key, event_size, widths[1])
         # The second layer of a block starts small, as in `ResidualMLP`.
-        layers = [
-            Linear(k, i, o, scale=0.1 if residual and n and n % 2 == 0 else 1.0)
-            for n, (k, i, o) in enumerate(zip(layer_keys[:-1], widths[:-1], widths[1:], strict=True))
-        ]
-        self.input_layer, self.hidden_layers = layers[0], tuple(layers[1:])
+        self.hidden_layers = tuple(
+            Linear(k, widths[n], widths[n + 1], scale=0.1 if residual and n % 2 == 0 else 1.0)
+            for n, k in enumerate(keys, start=1)
+        )
         self.context_weight = context_matrix(context_key, context_size, widths[1])
         gate_keys = jax.random.split(gate_key, len(sizes)) if residual and context_size else ()
         self.gates = tuple(Linear(k, context_size, widths[1]) for k in gate_keys)
-        self.output_layer = Linear(
-            layer_keys[-1], widths[-1], num_params * event_size, scale=0.0
-        )
+        self.output_layer = Linear(output_key, widths[-1], num_params * event_size, scale=0.0)
 
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         """Compute the parameters.

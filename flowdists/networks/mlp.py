@@ -45,7 +45,7 @@ class MLP(Network):
         *,
         hidden_sizes: Sequence[int] = (128, 128),
         context_size: int = 0,
-        activation: Activation = "silu",
+        activation: Activation = "relu",
     ) -> None:
         sizes = _check.shape("MLP", "hidden_sizes", hidden_sizes)
         resolve_activation(activation)
@@ -99,7 +99,7 @@ class ResidualMLP(Network):
         *,
         hidden_sizes: Sequence[int] = (128, 128),
         context_size: int = 0,
-        activation: Activation = "silu",
+        activation: Activation = "relu",
     ) -> None:
         width = equal_width("ResidualMLP", hidden_sizes)
         depth = len(tuple(hidden_sizes))

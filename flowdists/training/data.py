@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flowdists import _check
 from flowdists.distribution import ConditionalFlow, Flow
@@ -110,11 +111,12 @@ def _floats(argument: str, value: Any) -> Array:
 
 
 def _finite(argument: str, array: Array) -> Array:
-    bad = ~jnp.isfinite(array.reshape(array.shape[0], -1)).all(axis=1)
+    # In NumPy, here and below: dispatched one by one, such small steps would each be compiled.
+    bad = ~np.isfinite(np.asarray(array).reshape(array.shape[0], -1)).all(axis=1)
     if bad.any():
         raise ValueError(
-            f"fit: `{argument}` must be finite, got NaN or infinity in {int(bad.sum())} of "
-            f"{array.shape[0]} rows, first in row {int(bad.argmax())}"
+            f"fit: `{argument}` must be finite, got NaN or infinity in {bad.sum()} of "
+            f"{array.shape[0]} rows, first in row {bad.argmax()}"
         )
     return array
 
@@ -146,10 +148,10 @@ def _check_weights(weights: Any, rows: int, argument: str) -> Array:
         raise ValueError(
             f"fit: `{argument}` has shape {weights.shape}, expected ({rows},), one for each row"
         )
-    _finite(argument, weights)
-    if (weights < 0).any():
+    negative = np.asarray(_finite(argument, weights)) < 0
+    if negative.any():
         raise ValueError(
-            f"fit: `{argument}` must not be negative, but {int((weights < 0).sum())} are, the first "
-            f"in row {int((weights < 0).argmax())}"
+            f"fit: `{argument}` must not be negative, but {negative.sum()} are, first in row "
+            f"{negative.argmax()}"
         )
     return weights

@@ -141,9 +141,7 @@ def run_epoch(
         )
         finite &= jnp.isfinite(validation)
         improved = finite & (validation < best.loss)
-    kept = jax.tree.map(
-        lambda new, old: jnp.where(improved, new, old), Best(candidate, loss), best
-    )
+    kept = jax.tree.map(lambda new, old: jnp.where(improved, new, old), Best(candidate, loss), best)
     return state, kept, Report(losses, validation, finite, improved)
 
 
@@ -167,9 +165,7 @@ def _mean_loss(loss: Callable[[Data], Array], data: Data, most_rows: int) -> Arr
     if chunks == 1:
         return loss(data)
     size = data.size // chunks
-    inside = jax.tree.map(
-        lambda a: a[: chunks * size].reshape(chunks, size, *a.shape[1:]), data
-    )
+    inside = jax.tree.map(lambda a: a[: chunks * size].reshape(chunks, size, *a.shape[1:]), data)
     total = size * jax.lax.map(loss, inside).sum()
     rest = data.size - chunks * size
     if rest:

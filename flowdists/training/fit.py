@@ -196,9 +196,7 @@ class _Log:
 
 def _check_flow(flow: Any) -> None:
     if not isinstance(flow, Flow | ConditionalFlow):
-        raise TypeError(
-            f"fit: `flow` must be a Flow or ConditionalFlow, got {type(flow).__name__}"
-        )
+        raise TypeError(f"fit: `flow` must be a Flow or ConditionalFlow, got {type(flow).__name__}")
     batch_shape = flow.batch_shape if isinstance(flow, Flow) else flow.base.batch_shape
     if batch_shape != ():
         raise ValueError(
@@ -207,7 +205,9 @@ def _check_flow(flow: Any) -> None:
         )
 
 
-def _check_numbers(batch_size: Any, max_epochs: Any, patience: Any, ema: Any, clip_norm: Any) -> None:
+def _check_numbers(
+    batch_size: Any, max_epochs: Any, patience: Any, ema: Any, clip_norm: Any
+) -> None:
     _check.positive_int("fit", "batch_size", batch_size)
     _check.positive_int("fit", "max_epochs", max_epochs)
     if patience is not None:

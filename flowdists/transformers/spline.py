@@ -53,7 +53,7 @@ class RationalQuadratic(Transformer):
       share the first slope, and inputs outside the interval are wrapped onto it. The bound is a
       fixed point of every such map, so compose with a shift of the angle to move it.
 
-    Values and derivatives of any order are finite for finite input and parameters.
+    Values, first and second derivatives are finite, in float32 even for parameters of ±1000.
     """
 
     num_bins: int = 8

@@ -83,7 +83,7 @@ def test_batches_of_x_and_context_broadcast(key, x64):
     made = make(key, 3, context_size=2, residual=True)
     x = jax.random.normal(key, (4, 5, 3))
     context = jax.random.normal(key, (5, 2))
-    rows = jnp.stack([jnp.stack([made(x[i, j], context[j]) for j in range(5)], 1) for i in range(4)], 1)
+    rows = jax.vmap(jax.vmap(made, out_axes=1), in_axes=(0, None), out_axes=1)(x, context)
     np.testing.assert_allclose(made(x, context), rows, atol=1e-12)
     np.testing.assert_allclose(made(x, context[:1]), made(x, context[0]), atol=1e-12)
 
@@ -98,7 +98,7 @@ def test_leaves_are_floats_and_configuration_is_hashable(key):
 
 @pytest.mark.parametrize("order", [(0, 1, 1), (1, 2, 3), (0, 1), "backwards"])
 def test_bad_orders_are_named(key, order):
-    with pytest.raises(ValueError, match="MADE: `order` must be .* got"):
+    with pytest.raises(ValueError, match=r"MADE: `order` must be .* got"):
         MADE(key, 3, 2, order=order)
 
 

@@ -1,0 +1,306 @@
+"""What NumPyro, distrax and JAX may ask of every layer, and what they must never find."""
+
+import copy
+import functools
+import pickle
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+import pytest
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import ComposeTransform, IndependentTransform, Transform
+
+import flowdists as fd
+from tests import table
+from tests.tolerances import AGREE_F32
+
+RECIPE_BIJECTORS = {
+    f"recipe:{name}": functools.partial(lambda name, key: table.build_flow(name).bijector, name)
+    for name in table.RECIPES
+}
+EVERY = {
+    **{f"layer:{name}": make for name, make in table.LAYERS.items()},
+    **{f"conditional:{name}": make for name, make in table.CONDITIONAL_LAYERS.items()},
+    **RECIPE_BIJECTORS,
+}
+
+
+@pytest.fixture(scope="module", params=sorted(EVERY))
+def layer(request):
+    return table.build(request.param, EVERY[request.param])
+
+
+@pytest.fixture
+def unconditional(layer):
+    if layer.context_shape is not None:
+        return fd.Conditioned(layer, 0.3 * jnp.ones(layer.context_shape))
+    return layer
+
+
+def vector_layer():
+    return table.build("affine_coupling", table.LAYERS["affine_coupling"])
+
+
+def base_of(layer):
+    shape = (3,) * layer.event_ndims_in if layer.event_shape is None else layer.event_shape
+    return dist.Normal(0.0, 1.0).expand(shape).to_event(layer.event_ndims_in)
+
+
+def test_is_a_transform_and_a_distrax_bijector(layer):
+    for each in (layer, layer.inv):
+        assert isinstance(each, Transform)
+        assert isinstance(each, distrax.Bijector)
+        assert isinstance(each, fd.Bijector)
+
+
+def test_every_leaf_is_a_float_array_and_has_a_readable_name(layer):
+    for path, leaf in jax.tree_util.tree_flatten_with_path(layer)[0]:
+        assert isinstance(leaf, jax.Array)
+        assert jnp.issubdtype(leaf.dtype, jnp.floating)
+        assert "<flat index" not in jax.tree_util.keystr(path) or "wrapped" in str(path)
+
+
+def test_the_same_log_prob_in_both_frameworks(unconditional):
+    layer = unconditional
+    base = base_of(layer)
+    value = dist.TransformedDistribution(base, [layer]).sample(jax.random.key(3), (4,))
+    expected = dist.TransformedDistribution(base, [layer]).log_prob(value)
+    shape = base.shape()
+    normal = distrax.Normal(jnp.zeros(shape), jnp.ones(shape))
+    others = {
+        "Flow": fd.Flow(base, layer).log_prob,
+        "distrax": distrax.Transformed(distrax.Independent(normal, len(shape)), layer).log_prob,
+        "to_distrax": fd.Flow(base, layer).to_distrax().log_prob,
+        "to_tfp": distrax.Transformed(
+            distrax.Independent(normal, len(shape)), distrax.to_tfp(layer)
+        ).log_prob,
+    }
+    for name, log_prob in others.items():
+        np.testing.assert_allclose(
+            log_prob(value), expected, rtol=AGREE_F32, atol=10 * AGREE_F32, err_msg=name
+        )
+
+
+def test_an_optimizer_step_needs_no_filter_and_compiles_once(unconditional):
+    traces = []
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(layer, state, z):
+        traces.append(None)
+
+        def loss(layer):
+            y, log_det = layer.forward_and_log_det(z)
+            return jnp.mean(jnp.sin(y)) + log_det.mean() + layer.inv.forward(y).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(layer), state)
+        return optax.apply_updates(layer, updates), state
+
+    layer, state = unconditional, optimizer.init(unconditional)
+    z = base_of(layer).sample(jax.random.key(0), (4,))
+    if layer.domain == constraints.simplex:
+        z = jax.nn.softmax(z)
+    for _ in range(3):
+        layer, state = step(layer, state, z)
+    assert len(traces) == 1
+    assert jax.tree.structure(layer) == jax.tree.structure(unconditional)
+
+
+def test_inverses_follow_updates_and_nothing_is_stored(layer):
+    before = dict(vars(layer))
+    inverse = layer.inv
+    # The inverse of an inverse is what it holds, so that wrappers never pile up.
+    assert inverse is layer.bijector if isinstance(layer, fd.Inverse) else inverse.inv is layer
+    assert vars(layer) == before
+    moved = jax.tree.map(lambda leaf: leaf + 1, layer)
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: bool((a == b + 1).all()), moved.inv, layer.inv)
+    )
+
+
+def test_survives_copies_and_transformations(layer):
+    assert layer.eq(pickle.loads(pickle.dumps(layer)), static=True)
+    assert layer.eq(copy.deepcopy(layer), static=True)
+    assert layer.same_as(jax.tree.map(lambda leaf: leaf, layer))
+    assert jax.tree.structure(jax.eval_shape(lambda b: b, layer)) == jax.tree.structure(layer)
+    leaves, structure = layer.tree_flatten()
+    assert type(layer).tree_unflatten(structure, leaves).eq(layer, static=True)
+    if leaves:
+        moved = jax.tree.map(lambda leaf: leaf + 1, layer)
+        assert not layer.eq(moved, static=True)
+        assert not jax.jit(lambda a, b: a.eq(b))(layer, moved)
+        assert jax.jit(lambda a, b: a.eq(b))(layer, layer)
+    assert layer == layer
+    assert hash(layer) == hash(layer)
+    assert repr(layer)
+
+
+def test_stacked_parameters_can_be_vmapped(unconditional):
+    layer = unconditional
+    z = base_of(layer).sample(jax.random.key(0), (2,))
+    if layer.domain == constraints.simplex:
+        z = jax.nn.softmax(z)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), layer)
+    size = 2 if jax.tree.leaves(layer) else None
+    results = jax.vmap(lambda b, x: b.forward_and_log_det(x), axis_size=size)(stacked, z)
+    for result, expected in zip(results, layer.forward_and_log_det(z), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=AGREE_F32, atol=10 * AGREE_F32)
+
+
+def test_no_tracer_leaks():
+    layer = table.build("repeat", table.LAYERS["repeat"])
+    with jax.checking_leaks():
+        jax.jit(lambda b, x: fd.Flow(fd.StandardNormal((4,)), b).log_prob(x))(layer, jnp.ones(4))
+
+
+def test_shapes_and_constraints(layer):
+    assert layer.domain.event_dim == layer.event_ndims_in
+    assert layer.codomain.event_dim == layer.event_ndims_out
+    assert layer.inv.domain is layer.codomain or layer.inv.domain == layer.codomain
+    if layer.event_shape is not None and layer.context_shape is None:
+        shape = (2, *layer.event_shape)
+        assert layer.forward_shape(shape) == (2, *layer.event_shape_out)
+        assert layer.inverse_shape((2, *layer.event_shape_out)) == shape
+
+
+def test_unbounded_layers_use_numpyro_singletons():
+    assert fd.Affine(jnp.array(0.0), jnp.array(1.0)).domain is constraints.real
+    assert fd.ActNorm((3,)).codomain is constraints.real_vector
+    assert fd.Reverse((3, 2)).codomain is constraints.real_matrix
+    assert fd.ActNorm((2, 2, 2)).domain.event_dim == 3
+
+
+def test_declared_constants_hold(unconditional):
+    layer = unconditional
+    if not layer.is_constant_log_det:
+        pytest.skip("promises nothing")
+    z = base_of(layer).sample(jax.random.key(0), (5,))
+    log_det = layer.forward_and_log_det(z)[1]
+    np.testing.assert_allclose(log_det, log_det[0], rtol=AGREE_F32)
+
+
+def test_call_with_intermediates_saves_the_second_pass():
+    calls = []
+
+    class Counting(fd.Bijector):
+        event_shape: tuple = fd.static()
+
+        def forward_and_log_det(self, x, context=None):
+            calls.append("forward")
+            return x, jnp.zeros(x.shape[:-1])
+
+        def inverse_and_log_det(self, y, context=None):
+            calls.append("inverse")
+            return y, jnp.zeros(y.shape[:-1])
+
+    flow = fd.Flow(fd.StandardNormal((2,)), Counting((2,)))
+    x, intermediates = flow.sample_with_intermediates(jax.random.key(0), (3,))
+    flow.log_prob(x, intermediates)
+    assert calls == ["forward"]
+    flow.sample_and_log_prob(jax.random.key(0))
+    assert calls == ["forward"] * 2
+    jax.grad(lambda x: flow.log_prob(x).sum())(x)
+    assert calls == ["forward"] * 2 + ["inverse"]
+    flow.to_distrax().sample_and_log_prob(seed=jax.random.key(0))
+    assert calls[3:] == ["forward"]
+
+
+def test_the_log_det_uses_the_cheap_direction():
+    layer = table.build("autoregressive", table.LAYERS["autoregressive"])
+
+    def has_loop(layer):
+        jaxpr = jax.make_jaxpr(layer.log_abs_det_jacobian)(jnp.ones(4), jnp.ones(4))
+        return "scan" in str(jaxpr)
+
+    assert not has_loop(layer)
+    assert not has_loop(layer.inv)
+    assert not has_loop(fd.Chain([layer, fd.Reverse((4,))]))
+
+
+def test_nesting_in_both_frameworks():
+    layer, scalar = vector_layer(), fd.RationalQuadraticSpline(())
+    x = jax.random.normal(jax.random.key(0), (3, 5))
+    y, log_det = layer.forward_and_log_det(x)
+    # distrax composes right to left, NumPyro left to right.
+    chained = distrax.Chain([layer, distrax.Inverse(layer), distrax.Block(scalar, 1), layer])
+    np.testing.assert_allclose(distrax.Chain([layer, layer]).forward(x), layer(y), rtol=1e-5)
+    np.testing.assert_allclose(chained.forward_and_log_det(x)[1], log_det, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(distrax.Inverse(layer).forward(y), x, rtol=1e-4, atol=1e-5)
+    composed = ComposeTransform([layer, IndependentTransform(scalar, 1), layer.inv])
+    np.testing.assert_allclose(composed(x), x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        composed.log_abs_det_jacobian(x, composed(x)), jnp.zeros(3), atol=1e-4
+    )
+
+
+def test_numpyro_transforms_the_batch_of_a_scalar_layer():
+    flow = fd.Flow(dist.Normal(jnp.zeros(3), 1.0), fd.RationalQuadraticSpline(()))
+    assert flow.batch_shape == (3,)
+    assert flow.event_shape == ()
+    assert flow.log_prob(jnp.zeros((2, 3))).shape == (2, 3)
+
+
+class TestAuthors:
+    def test_missing_methods_fail_at_construction(self):
+        class Half(fd.Bijector):
+            event_shape: tuple = fd.static()
+
+            def forward_and_log_det(self, x, context=None):
+                return x, jnp.zeros(x.shape[:-1])
+
+        with pytest.raises(TypeError, match="inverse_and_log_det"):
+            Half((2,))
+
+    def test_a_missing_event_shape_fails_at_definition(self):
+        with pytest.raises(TypeError, match="event_shape"):
+
+            class Shapeless(fd.Bijector):
+                def forward_and_log_det(self, x, context=None):
+                    return x, x
+
+                def inverse_and_log_det(self, y, context=None):
+                    return y, y
+
+    def test_static_defaults_do_not_hide_behind_to_tfp(self):
+        class Power(fd.Bijector):
+            exponent: int = fd.static(default=1)
+
+            @property
+            def event_shape(self):
+                return ()
+
+            def forward_and_log_det(self, x, context=None):
+                return x**self.exponent, jnp.log(self.exponent * x ** (self.exponent - 1))
+
+            def inverse_and_log_det(self, y, context=None):
+                x = y ** (1 / self.exponent)
+                return x, -jnp.log(self.exponent * x ** (self.exponent - 1))
+
+        wrapped = distrax.to_tfp(Power(3))
+        np.testing.assert_allclose(wrapped.inverse(jnp.array(8.0)), 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda b: b.forward(jnp.ones(4)), ValueError, ["`x`", "(4,)", "(*batch, 5)"]),
+        (lambda b: b.inverse(jnp.array(1.0)), ValueError, ["`y`", "()", "(*batch, 5)"]),
+        (lambda b: b.forward(jnp.ones(5, int)), TypeError, ["`x`", "int32", "floating"]),
+        (lambda b: b.forward("abc"), TypeError, ["`x`", "str"]),
+        (
+            lambda b: b.forward_and_log_det(jnp.ones(5), jnp.ones(2)),
+            ValueError,
+            ["`context`", "(2,)", "None"],
+        ),
+        (lambda b: b.forward_shape((3, 4)), ValueError, ["`shape`", "(3, 4)", "(*batch, 5)"]),
+    ],
+)
+def test_misuse_names_argument_given_and_expected(call, error, words):
+    with pytest.raises(error) as raised:
+        call(vector_layer())
+    for word in words:
+        assert word in str(raised.value)

@@ -1,0 +1,335 @@
+"""`save` and `load`: what comes back, and what is refused."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import safetensors.numpy
+
+import flowdists._container as container
+from flowdists import (
+    NSF,
+    ActNorm,
+    Affine,
+    AffineCoupling,
+    Chain,
+    ConditionalFlow,
+    Flow,
+    RealNVP,
+    StandardNormal,
+    StandardUniform,
+    to_support,
+)
+from flowdists.flows.recipe import RECIPES
+from flowdists.io import decode, encode, load, save
+
+SMALL = {"num_layers": 3, "hidden_sizes": (8,)}
+
+
+def perturbed(flow):
+    """The flow with random parameters, so that a wrong one shows."""
+    leaves, structure = jax.tree.flatten(flow.bijector)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    moved = [v + 0.1 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
+    return flow.replace(bijector=jax.tree.unflatten(structure, moved))
+
+
+def composed(key=None, size: int = 3) -> Flow:
+    key = jax.random.key(0) if key is None else key
+    layers = [AffineCoupling(key, (size,), hidden_sizes=(8,)), ActNorm((size,))]
+    return Flow(StandardNormal((size,)), Chain(layers))
+
+
+def small(**options) -> Flow:
+    return perturbed(RealNVP(jax.random.key(0), (3,), **{**SMALL, **options}))
+
+
+def rebuilt(flow, edit=lambda arrays, metadata: None) -> bytes:
+    """The bytes of ``flow``'s file after ``edit``, with a checksum that is right."""
+    arrays, metadata = container.unpack(encode(flow), "test")
+    edit(arrays, metadata)
+    return container.pack(arrays, metadata)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "flow.safetensors"
+
+
+# What comes back.
+
+
+@pytest.mark.parametrize("context_shape", [None, (2,)], ids=["plain", "conditional"])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe(name, context_shape, path, key):
+    options = SMALL if context_shape is None else {**SMALL, "context_shape": context_shape}
+    try:
+        flow = perturbed(RECIPES[name](key, (4,), **options))
+    except TypeError as error:
+        pytest.skip(f"{name} does not take these options: {error}")
+    save(path, flow)
+    loaded = load(path)
+    assert type(loaded) is type(flow) and loaded.recipe == flow.recipe
+    # The same program on the same numbers: densities are then equal to the last bit.
+    assert jax.tree.structure(loaded.bijector) == jax.tree.structure(flow.bijector)
+    pairs = zip(jax.tree.leaves(loaded.bijector), jax.tree.leaves(flow.bijector), strict=True)
+    assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+
+
+def test_parameters_have_readable_names(path):
+    save(path, composed())
+    assert set(safetensors.numpy.load_file(path)) == {
+        "bijector.layers[0].conditioner.input_layer.weight",
+        "bijector.layers[0].conditioner.input_layer.bias",
+        "bijector.layers[0].conditioner.output_layer.weight",
+        "bijector.layers[0].conditioner.output_layer.bias",
+        "bijector.layers[1].loc",
+        "bijector.layers[1].log_scale",
+    }
+
+
+def test_a_path_of_any_kind_and_name(tmp_path, key):
+    save(str(tmp_path / "no suffix"), small())
+    assert os.listdir(tmp_path) == ["no suffix"]
+    assert load(tmp_path / "no suffix").recipe == load(str(tmp_path / "no suffix")).recipe
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        StandardNormal((3,)),
+        StandardUniform((3,), -2.0, 2.0),
+        StandardNormal((3,)).expand((5,)),
+        dist.Normal(0.1, 0.7),
+        dist.StudentT(5.0, jnp.arange(3.0), 1.5).to_event(1),
+        dist.Normal(0.1, 0.7).expand((5, 3)).to_event(1),
+        dist.MultivariateNormal(jnp.arange(3.0), 2 * jnp.eye(3)),
+        dist.Laplace(np.arange(3.0), 1.0),  # float64 in NumPy's hands
+    ],
+    ids=["normal", "uniform", "batched", "scalars", "student", "expanded", "full", "numpy"],
+)
+def test_bases(base, path, key):
+    flow = small(base=base)
+    if base.batch_shape == (5,):
+        flow = RealNVP(key, (3,), **SMALL).replace(base=base)
+    save(path, flow)
+    loaded = load(path)
+    x = flow.sample(key, (7,))
+    assert type(loaded.base) is type(flow.base)
+    assert np.array_equal(loaded.log_prob(x), flow.log_prob(x))
+    assert loaded.batch_shape == flow.batch_shape
+
+
+def test_options_that_are_functions(path, key):
+    for activation in (jax.nn.relu, jnp.tanh):
+        save(path, NSF(key, (2,), activation=activation, **SMALL))
+        assert dict(load(path).recipe.options)["activation"] is activation
+    flow = NSF(key, (2,), activation=lambda x: jnp.tanh(2 * x), **SMALL)
+    save(path, flow)
+    with pytest.raises(ValueError, match=r"option '<lambda>' cannot be written .*: give a flow of"):
+        load(path)
+    assert np.array_equal(load(path, like=flow).log_prob(jnp.ones(2)), flow.log_prob(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_kept(dtype, path):
+    flow = small()
+    half = flow.replace(bijector=jax.tree.map(lambda a: a.astype(dtype), flow.bijector))
+    save(path, half)
+    pairs = zip(jax.tree.leaves(load(path).bijector), jax.tree.leaves(half.bijector), strict=True)
+    assert all(a.dtype == dtype and np.array_equal(a, b) for a, b in pairs)
+
+
+def test_double_precision_is_kept(path, x64):
+    flow = Flow(StandardNormal((2,)), Affine(jnp.zeros(2), jnp.ones(2)))
+    save(path, flow)
+    loaded = load(path, like=flow)
+    assert {a.dtype for a in jax.tree.leaves(loaded.bijector)} == {np.dtype("float64")}
+
+
+def test_double_precision_is_refused_where_it_would_be_lost():
+    def widen(arrays, metadata):
+        arrays.update({name: a.astype(np.float64) for name, a in arrays.items()})
+
+    with pytest.raises(ValueError, match=r"float64 parameters \(`bijector.*jax_enable_x64"):
+        decode(rebuilt(composed(), widen), "file", like=composed())
+
+
+def test_composed_by_hand(path, key):
+    flow = perturbed(composed())
+    save(path, flow)
+    with pytest.raises(ValueError, match=r"composed by hand\).*`load\(path, like=flow\)`"):
+        load(path)
+    loaded = load(path, like=composed(jax.random.key(1)))
+    assert np.array_equal(loaded.log_prob(jnp.ones(3)), flow.log_prob(jnp.ones(3)))
+
+
+def test_conditioned_and_replaced_flows_need_a_template(path, key):
+    conditioned = RealNVP(key, (3,), context_shape=(2,), **SMALL).condition(jnp.ones((5, 2)))
+    replaced = RealNVP(key, (3,), **SMALL).replace(bijector=composed().bijector)
+    for flow, reason in [(conditioned, "composed by hand"), (replaced, "not the one that RealNVP")]:
+        save(path, flow)
+        with pytest.raises(ValueError, match=reason):
+            load(path)
+        loaded = load(path, like=flow)
+        assert np.array_equal(loaded.log_prob(jnp.ones(3)), flow.log_prob(jnp.ones(3)))
+
+
+def test_a_base_that_cannot_be_written_comes_from_the_template(path, key):
+    base = dist.LogNormal(jnp.zeros(3), 1.0)
+    flow = small(base=base)
+    save(path, flow)
+    with pytest.raises(ValueError, match=r"the base: a LogNormal holds more than .*like=flow"):
+        load(path)
+    assert load(path, like=flow).base is flow.base
+
+
+def test_saving_replaces_in_one_step(path, monkeypatch):
+    save(path, small())
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save(path, composed())
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+# What is refused.
+
+
+def test_save_refuses(path, key):
+    with pytest.raises(TypeError, match="`flow` must be a Flow or ConditionalFlow, got Chain"):
+        save(path, composed().bijector)
+    with pytest.raises(FileNotFoundError, match="`path` is in a folder that does not exist"):
+        save(path.parent / "missing" / "flow", composed())
+    with pytest.raises(TypeError, match=r"`bijector.loc` is traced"):
+        jax.jit(lambda a: save(path, Flow(StandardNormal((1,)), Affine(a, a))))(jnp.ones(1))
+    integers = jax.tree.map(lambda a: a.astype(int), composed().bijector)
+    with pytest.raises(TypeError, match="must be a floating-point array, got int32"):
+        save(path, Flow(StandardNormal((3,)), integers))
+    assert not path.exists()
+
+
+def test_missing_file_and_folder(path):
+    with pytest.raises(FileNotFoundError, match=r"`path` does not exist: .*flow.safetensors"):
+        load(path)
+    with pytest.raises(ValueError, match="`path` must be a file, got a folder"):
+        load(path.parent)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00", b"not a flow at all", b"\x80\x04K\x01.", b"\xff" * 64],
+    ids=["empty", "one byte", "text", "pickle", "ones"],
+)
+def test_foreign_bytes(data, path):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"flow.safetensors is damaged, or not a safetensors file"):
+        load(path)
+
+
+def test_somebody_elses_safetensors(path):
+    for metadata in (None, {"format": "pt"}):
+        safetensors.numpy.save_file({"weight": np.ones(3)}, path, metadata)
+        with pytest.raises(ValueError, match="does not hold a flow"):
+            load(path)
+
+
+def test_every_truncation_is_refused():
+    data = encode(composed())
+    for size in range(0, len(data), 7):
+        with pytest.raises(ValueError, match="damaged"):
+            decode(data[:size], "file", like=composed())
+
+
+def test_every_flipped_bit_is_refused():
+    data, like = bytearray(encode(composed(size=2))), composed(size=2)
+    for i in range(len(data)):
+        bit = 1 << i % 8
+        data[i] ^= bit
+        with pytest.raises(ValueError, match=r"damaged|does not hold a flow|newer|format version"):
+            decode(bytes(data), "file", like=like)
+        data[i] ^= bit
+
+
+def test_a_newer_format(monkeypatch):
+    monkeypatch.setattr(container, "VERSION", 2)
+    data = encode(small())
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"format version 2, .* reads up to 1: update flowdists"):
+        decode(data, "file")
+
+
+def set_json(entry, **changes):
+    def edit(arrays, metadata):
+        value = json.loads(metadata[entry])
+        metadata[entry] = json.dumps({**value, **changes})
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (set_json("recipe", name="os.system"), "there is none of that name"),
+        (set_json("recipe", name=["RealNVP"]), "there is none of that name"),
+        (set_json("recipe", options={"activation": {"function": "os.system"}}), "cannot be read"),
+        (set_json("recipe", options={"activation": {"function": "jax.numpy.save"}}), "cannot be"),
+        (set_json("recipe", options={"activation": "__loader__"}), "options that it does not take"),
+        (set_json("recipe", options={"number": 3}), "options that it does not take"),
+        (set_json("recipe", options=3), "its recipe cannot be read"),
+        (set_json("recipe", event_shape=None), "its recipe cannot be read"),
+        (set_json("recipe", options={}), "`bijector.* of shape"),
+        (set_json("base", name="__builtins__"), "a base that cannot be built"),
+        (set_json("base", name="Distribution", options={"batch_shape": 3}), "cannot be|not fit"),
+        (set_json("base", wrappers=[["eval", "1"]]), "no wrapper 'eval'"),
+        (set_json("base", wrappers=3), "a base that cannot be built"),
+        (lambda arrays, metadata: metadata.update(recipe="["), "its metadata cannot be read"),
+        (lambda arrays, metadata: metadata.update(base="[" * 100_000), "cannot be read|damaged"),
+        (lambda arrays, metadata: metadata.pop("kind"), "its metadata cannot be read"),
+        (lambda arrays, metadata: metadata.update(kind="Chain"), "damaged"),
+    ],
+)
+def test_a_file_made_to_mislead(edit, match):
+    with pytest.raises(ValueError, match=match):
+        decode(rebuilt(small(), edit), "file")
+
+
+def test_parameters_that_do_not_fit():
+    name = "bijector.layers[1].loc"
+    like = composed()
+
+    def replace_by(value):
+        return lambda arrays, metadata: arrays.update({name: value})
+
+    cases = [
+        (lambda arrays, metadata: arrays.pop(name), f"no parameter `{name}`"),
+        (replace_by(np.ones(4, np.float32)), f"`{name}` of shape (4,), but .* takes shape (3,)"),
+        (replace_by(np.ones(3, np.int32)), f"`{name}` of dtype int32, not floating"),
+        (lambda arrays, metadata: arrays.update(other=np.ones(1)), "a parameter `other`, which"),
+    ]
+    for edit, match in cases:
+        escaped = match
+        for character in "[]()":
+            escaped = escaped.replace(character, "\\" + character)
+        with pytest.raises(ValueError, match=escaped):
+            decode(rebuilt(like, edit), "file", like=like)
+
+
+def test_templates_that_do_not_fit(path, key):
+    save(path, composed())
+    with pytest.raises(ValueError, match=r"`bijector.layers\[0\].*has no|no parameter|of shape"):
+        load(path, like=composed(size=4))
+    conditional = RealNVP(key, (3,), context_shape=(2,), **SMALL)
+    assert isinstance(conditional, ConditionalFlow)
+    with pytest.raises(ValueError, match="holds a Flow, but `like` is a ConditionalFlow"):
+        load(path, like=conditional)
+    with pytest.raises(TypeError, match="`like` must be a Flow or ConditionalFlow, got str"):
+        load(path, like="flow")
+    positive = Flow(StandardNormal((3,)), to_support(dist.constraints.positive))
+    with pytest.raises(ValueError, match=r"a parameter `bijector.* does not have"):
+        load(path, like=positive)
