@@ -196,7 +196,9 @@ def temper(base: dist.Distribution, temperature: Any) -> dist.Distribution:
 
 @temper.register
 def _(base: StandardNormal, temperature: Any) -> dist.Distribution:
-    return dist.Normal(0.0, temperature).expand(base.shape()).to_event(base.event_dim)
+    # Unvalidated, because a temperature of 0, all samples at the mode, is a limit worth having.
+    normal = dist.Normal(0.0, temperature, validate_args=False)
+    return normal.expand(base.shape()).to_event(base.event_dim)
 
 
 @temper.register(dist.Normal)
@@ -207,7 +209,8 @@ def _(base: StandardNormal, temperature: Any) -> dist.Distribution:
 @temper.register(dist.Gumbel)
 def _(base: Any, temperature: Any) -> dist.Distribution:
     arguments = base.get_args()
-    return type(base)(**{**arguments, "scale": arguments["scale"] * temperature})
+    arguments["scale"] = arguments["scale"] * temperature
+    return type(base)(**arguments, validate_args=False)
 
 
 @temper.register(dist.Independent)
@@ -222,7 +225,8 @@ def _(base: Any, temperature: Any) -> dist.Distribution:
 
 @temper.register(dist.MultivariateNormal)
 def _(base: Any, temperature: Any) -> dist.Distribution:
-    return dist.MultivariateNormal(base.loc, scale_tril=base.scale_tril * temperature)
+    scale_tril = base.scale_tril * temperature
+    return dist.MultivariateNormal(base.loc, scale_tril=scale_tril, validate_args=False)
 
 
 class DistraxBase(distrax.Distribution):
@@ -269,8 +273,10 @@ def _independent(constraint: constraints.Constraint, event_ndims: int) -> constr
 
 def _expanded(base: dist.Distribution, batch_shape: Sequence[int]) -> Shape:
     target = tuple(batch_shape)
-    if jnp.broadcast_shapes(base.batch_shape, target) != target:
-        raise ValueError(
-            f"expand: `batch_shape` must extend {base.batch_shape}, got {target}"
-        )
+    try:
+        extends = jnp.broadcast_shapes(base.batch_shape, target) == target
+    except ValueError:
+        extends = False
+    if not extends:
+        raise ValueError(f"expand: `batch_shape` must extend {base.batch_shape}, got {target}")
     return target

@@ -164,17 +164,34 @@ def _key(name: str) -> jax.Array:
 
 
 @functools.cache
-def _start(name: str, make: Make, x64: bool) -> fd.Bijector:
-    return jax.jit(make)(_key(name))
+def _start(name: str, x64: bool) -> fd.Bijector:
+    return jax.jit(EVERY[name])(_key(name))
 
 
-def build(name: str, make: Make) -> fd.Bijector:
-    """The entry's bijector with parameters away from their start, the same on every call."""
-    return perturb(_key(name), _start(name, make, jax.config.jax_enable_x64))
+def build(name: str) -> fd.Bijector:
+    """The entry of ``EVERY`` with parameters away from their start, the same on every call."""
+    return perturb(_key(name), _start(name, jax.config.jax_enable_x64), 0.4)
 
 
-def build_flow(name: str, event_shape=(4,), **options) -> fd.Flow | fd.ConditionalFlow:
+def build_flow(name: str, event_shape=(4,), scale=0.3, **options) -> fd.Flow | fd.ConditionalFlow:
     """A recipe's flow with parameters away from their start, the same on every call."""
     recipe = functools.partial(RECIPES[name], event_shape=event_shape, **options)
     flow = jax.jit(recipe)(_key(name))
-    return flow.replace(bijector=perturb(_key(name), flow.bijector, 0.3))
+    return flow.replace(bijector=perturb(_key(name), flow.bijector, scale))
+
+
+EVERY: dict[str, Make] = {
+    **{f"layer:{name}": make for name, make in LAYERS.items()},
+    **{f"conditional:{name}": make for name, make in CONDITIONAL_LAYERS.items()},
+    **{
+        f"recipe:{name}": functools.partial(lambda recipe, key: recipe(key, (4,)).bijector, recipe)
+        for name, recipe in RECIPES.items()
+    },
+    **{
+        f"conditional_recipe:{name}": functools.partial(
+            lambda recipe, key: recipe(key, (3,), context_shape=(2,)).bijector, recipe
+        )
+        for name, recipe in RECIPES.items()
+    },
+}
+"""Every bijector of the project, by name; :func:`build` takes an entry of it."""

@@ -11,10 +11,12 @@ from flowdists.bijectors.autoregressive import MaskedAutoregressive
 from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.coupling import Coupling
+from flowdists.bijectors.elementwise import Reverse
 from flowdists.bijectors.inverse import Inverse
 from flowdists.bijectors.linear import LULinear
 from flowdists.bijectors.normalization import ActNorm
-from flowdists.flows.recipe import alternate, recipe
+from flowdists.bijectors.repeat import Repeat
+from flowdists.flows.recipe import recipe
 from flowdists.networks.base import Activation
 from flowdists.transformers import RationalQuadratic
 
@@ -67,25 +69,25 @@ def NSF(
     (10,)
     """
     spline = RationalQuadratic(num_bins=num_bins, bound=bound)
-    network = dict(
-        context_shape=context_shape,
-        hidden_sizes=hidden_sizes,
-        residual=residual,
-        activation=activation,
-    )
-
-    def make_layer(key: Array, flip: bool) -> Bijector:
+    def make_layer(key: Array) -> Bijector:
         linear_key, key = jax.random.split(key)
-        linear = Inverse(LULinear(linear_key, event_shape))
-        if autoregressive:
-            order = "descending" if flip else "ascending"
-            return Chain([
-                MaskedAutoregressive(key, event_shape, transformer=spline, order=order, **network),
-                linear,
-            ])
-        return Chain([Coupling(key, event_shape, transformer=spline, flip=flip, **network), linear])
+        structure = MaskedAutoregressive if autoregressive else Coupling
+        layer = structure(
+            key,
+            event_shape,
+            transformer=spline,
+            context_shape=context_shape,
+            hidden_sizes=hidden_sizes,
+            residual=residual,
+            activation=activation,
+        )
+        # Turned around, the linear map is a plain matrix product in the density direction.
+        return Chain([layer, Inverse(LULinear(linear_key, event_shape)), Reverse(event_shape)])
 
-    return Chain([alternate("NSF", key, make_layer, num_layers), ActNorm(event_shape)])
+    layers = [Repeat(key, make_layer, num_layers)]
+    if num_layers % 2:
+        layers.append(Reverse(event_shape))
+    return Chain([*layers, ActNorm(event_shape)])
 
 
 NeuralSplineFlow = NSF

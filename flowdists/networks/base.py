@@ -30,8 +30,8 @@ class Network:
 class Linear(Network):
     """``x @ weight + bias`` over the last axis.
 
-    Weights start as Glorot normal draws times ``scale``, the bias at zero; ``scale=0`` gives a
-    layer whose output is zero.
+    Weights start as Glorot normal draws times ``scale``, the bias at zero. ``scale=0`` gives a
+    layer whose output is zero, and draws nothing: every shape drawn takes a while to compile.
     """
 
     weight: Array
@@ -39,7 +39,8 @@ class Linear(Network):
 
     def __init__(self, key: Array, in_size: int, out_size: int, scale: float = 1.0) -> None:
         deviation = scale * math.sqrt(2.0 / max(in_size + out_size, 1))
-        self.weight = deviation * jax.random.normal(key, (in_size, out_size))
+        shape = (in_size, out_size)
+        self.weight = deviation * jax.random.normal(key, shape) if scale else jnp.zeros(shape)
         self.bias = jnp.zeros(out_size)
 
     def __call__(self, x: Array) -> Array:

@@ -25,7 +25,7 @@ from flowdists.training.optimizers import clipped, default_optimizer
 from flowdists.training.parameters import put_parameters, take_parameters
 from flowdists.training.progress import progress_bar, show
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 DATA_INIT_ROWS = 4096
 
 
@@ -44,7 +44,7 @@ def fit(
     validation: Any = 0.1,
     loss: Callable[..., Any] | None = None,
     clip_norm: float | None = 5.0,
-    ema: float | None = None,
+    ema: float | None = 0.99,
     data_init: bool = True,
     train_base: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -70,7 +70,7 @@ def fit(
       weights: importance weights, ``(n,)``, not negative; only their ratios matter.
       optimizer: any optax optimizer. By default Adam, whose learning rate rises over the first 5 %
         of the steps and falls along a cosine to zero at ``max_epochs``.
-      learning_rate: the default optimizer's, at its peak; 0.001 unless given.
+      learning_rate: the default optimizer's, at its peak; 0.002 unless given.
       batch_size: the most rows in a minibatch. Rows are divided evenly into as few minibatches as
         that allows; the rest, fewer rows than there are minibatches, sits an epoch out.
       max_epochs: the most epochs.
@@ -82,8 +82,8 @@ def fit(
         over all rows. By default :func:`~flowdists.training.negative_log_likelihood`.
       clip_norm: the most that the gradient's global norm may be, before the optimizer; None for no
         limit.
-      ema: decay in (0, 1), as 0.999, of a moving average of the parameters, which is then what is
-        evaluated and kept; or None.
+      ema: decay in (0, 1) of a moving average of the parameters, which is then what is evaluated
+        and kept; or None to keep the parameters themselves.
       data_init: whether to initialize layers such as ActNorm from the first rows, up to 4096. Turn
         it off to train a trained flow further.
       train_base: whether to train the base's floating-point arguments too. They are trained in

@@ -29,7 +29,7 @@ OPTIONS = {
 
 
 def make(key, event_shape=(6,), scale=0.3, **options):
-    options = {"hidden_sizes": (12, 12), **options}
+    options = {"hidden_sizes": (12, 12), "activation": "silu", **options}
     return perturb(key, MaskedAutoregressive(key, event_shape, **options), scale)
 
 
@@ -191,7 +191,10 @@ def test_contexts_with_fewer_batch_axes(key, x64):
 
 def test_stacked_parameters(key, x64):
     """Under ``Repeat`` and under vmap over layers, with gradients."""
-    stack = Repeat(key, make, num_layers=2)
+    def new(key):
+        return MaskedAutoregressive(key, (6,), hidden_sizes=(12, 12), activation="silu")
+
+    stack = perturb(key, Repeat(key, new, num_layers=2), 0.3)
     z = jax.random.normal(key, (5, 6))
 
     def in_a_loop(stack, z, _):

@@ -1,7 +1,6 @@
 """What NumPyro, distrax and JAX may ask of every layer, and what they must never find."""
 
 import copy
-import functools
 import pickle
 
 import distrax
@@ -18,20 +17,9 @@ import flowdists as fd
 from tests import table
 from tests.tolerances import AGREE_F32
 
-RECIPE_BIJECTORS = {
-    f"recipe:{name}": functools.partial(lambda name, key: table.build_flow(name).bijector, name)
-    for name in table.RECIPES
-}
-EVERY = {
-    **{f"layer:{name}": make for name, make in table.LAYERS.items()},
-    **{f"conditional:{name}": make for name, make in table.CONDITIONAL_LAYERS.items()},
-    **RECIPE_BIJECTORS,
-}
-
-
-@pytest.fixture(scope="module", params=sorted(EVERY))
+@pytest.fixture(scope="module", params=sorted(table.EVERY))
 def layer(request):
-    return table.build(request.param, EVERY[request.param])
+    return table.build(request.param)
 
 
 @pytest.fixture
@@ -42,7 +30,7 @@ def unconditional(layer):
 
 
 def vector_layer():
-    return table.build("affine_coupling", table.LAYERS["affine_coupling"])
+    return table.build("layer:affine_coupling")
 
 
 def base_of(layer):
@@ -152,7 +140,7 @@ def test_stacked_parameters_can_be_vmapped(unconditional):
 
 
 def test_no_tracer_leaks():
-    layer = table.build("repeat", table.LAYERS["repeat"])
+    layer = table.build("layer:repeat")
     with jax.checking_leaks():
         jax.jit(lambda b, x: fd.Flow(fd.StandardNormal((4,)), b).log_prob(x))(layer, jnp.ones(4))
 
@@ -210,7 +198,7 @@ def test_call_with_intermediates_saves_the_second_pass():
 
 
 def test_the_log_det_uses_the_cheap_direction():
-    layer = table.build("autoregressive", table.LAYERS["autoregressive"])
+    layer = table.build("layer:autoregressive")
 
     def has_loop(layer):
         jaxpr = jax.make_jaxpr(layer.log_abs_det_jacobian)(jnp.ones(4), jnp.ones(4))

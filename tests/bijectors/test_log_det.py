@@ -29,15 +29,9 @@ def random_context(key, layer, batch_shape):
     return jax.random.normal(key, (*batch_shape, *layer.context_shape))
 
 
-ALL = {
-    **{f"layer:{k}": v for k, v in table.LAYERS.items()},
-    **{f"conditional:{k}": v for k, v in table.CONDITIONAL_LAYERS.items()},
-}
-
-
-@pytest.fixture(params=sorted(ALL))
+@pytest.fixture(params=sorted(table.EVERY))
 def layer(request, x64):
-    return table.build(request.param, ALL[request.param])
+    return table.build(request.param)
 
 
 @jax.jit
