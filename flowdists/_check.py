@@ -1,4 +1,4 @@
-"""Checks of what users hand in. Each error names the argument, what was given, what was expected."""
+"""Checks of what users hand in. An error names the argument, what was given, what was expected."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def float_array(caller: str, argument: str, value: Any) -> jax.Array:
     return array
 
 
-def event_shape(caller: str, argument: str, given: Shape, expected: Shape | None, ndims: int) -> None:
+def event_shape(
+    caller: str, argument: str, given: Shape, expected: Shape | None, ndims: int
+) -> None:
     """The last axes of ``given`` are an event of the ``expected`` shape."""
     wanted = f"(*batch, {', '.join(map(str, expected))})" if expected else f"{ndims} event axes"
     if len(given) < ndims or (expected is not None and given[len(given) - ndims :] != expected):
-        raise ValueError(
-            f"{caller}: `{argument}` has shape {tuple(given)}, expected {wanted}"
-        )
+        raise ValueError(f"{caller}: `{argument}` has shape {tuple(given)}, expected {wanted}")
 
 
 def context(caller: str, value: Any, expected: Shape) -> jax.Array:
@@ -67,7 +67,9 @@ def key(caller: str, value: Any) -> jax.Array:
     if is_raw and not is_typed and len(value.shape) == 1:
         return jnp.asarray(value)
     given = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else repr(value)
-    raise TypeError(f"{caller}: `key` must be one PRNG key, as from `jax.random.key(0)`, got {given}")
+    raise TypeError(
+        f"{caller}: `key` must be one PRNG key, as from `jax.random.key(0)`, got {given}"
+    )
 
 
 def shape(caller: str, argument: str, value: Any) -> Shape:
@@ -86,7 +88,9 @@ def optional_shape(caller: str, argument: str, value: Any) -> Shape | None:
 def positive_int(caller: str, argument: str, value: Any, least: int = 1) -> int:
     """``value`` as an int of at least ``least``."""
     if not _is_integer(value) or value < least:
-        raise ValueError(f"{caller}: `{argument}` must be an int of at least {least}, got {value!r}")
+        raise ValueError(
+            f"{caller}: `{argument}` must be an int of at least {least}, got {value!r}"
+        )
     return operator.index(value)
 
 

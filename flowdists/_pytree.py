@@ -9,6 +9,7 @@ a plain ``==``, so that a jitted function is compiled once for all values of the
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ def make_pytree_class(cls: type) -> type:
     A class that writes its own ``__init__`` keeps it; a class that declares no fields inherits
     its parent's. Unflattening never runs ``__init__``, because JAX unflattens with placeholders.
     """
-    own_fields = cls.__dict__.get("__annotations__", {})
+    own_fields = inspect.get_annotations(cls)
     generate_init = "__init__" not in cls.__dict__ and bool(own_fields)
     dataclasses.dataclass(init=generate_init, eq=False, repr=False)(cls)
     fields = dataclasses.fields(cls)
@@ -47,7 +48,7 @@ def make_pytree_class(cls: type) -> type:
         return values, tuple(getattr(node, n) for n in static_names)
 
     def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
-        node = object.__new__(cls)
+        node: Any = object.__new__(cls)
         for name, value in zip(leaf_names, children, strict=True):
             object.__setattr__(node, name, value)
         for name, value in zip(static_names, aux, strict=True):

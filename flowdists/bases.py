@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from flowdists import _check
-
 Array = jax.Array
 Shape = tuple[int, ...]
 

@@ -110,8 +110,8 @@ class Flow(dist.TransformedDistribution):
 
         Args:
           value: ``(*sample_shape, *batch_shape, *event_shape)``.
-          intermediates: what ``sample_with_intermediates`` returned with ``value``; the density then
-            costs no evaluation of the bijector.
+          intermediates: what ``sample_with_intermediates`` returned with ``value``; the density
+            then costs no evaluation of the bijector.
         """
         if intermediates is None:
             z, log_det = self.bijector.inverse_and_log_det(value)
@@ -256,7 +256,7 @@ class ConditionalFlow:
         return Flow(self.base, Conditioned(self.bijector, context))
 
     def data_init(self, x: Array, context: Array) -> ConditionalFlow:
-        """Return the flow whose data-dependent layers are initialized from ``x`` and ``context``."""
+        """Return the flow whose data-dependent layers are initialized from ``x``."""
         return self.replace(bijector=self.bijector.data_init(jnp.asarray(x), context)[0])
 
     def replace(self, *, base: Any = None, bijector: Bijector | None = None) -> ConditionalFlow:

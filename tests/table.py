@@ -43,12 +43,14 @@ def _autoregressive(key: jax.Array, size: int = 4, **options: object) -> fd.Bije
 
 
 def _foreign_chain(key: jax.Array) -> fd.Bijector:
-    return fd.Chain([
-        AffineTransform(jnp.ones(3), jnp.array([4.0, 5.0, 6.0])),
-        distrax.Block(distrax.Tanh(), 1),
-        fd.AffineCoupling(key, (3,), **SMALL),
-        SigmoidTransform(),
-    ])
+    return fd.Chain(
+        [
+            AffineTransform(jnp.ones(3), jnp.array([4.0, 5.0, 6.0])),
+            distrax.Block(distrax.Tanh(), 1),
+            fd.AffineCoupling(key, (3,), **SMALL),
+            SigmoidTransform(),
+        ]
+    )
 
 
 def _given_mask(key: jax.Array) -> fd.Bijector:
@@ -79,7 +81,9 @@ LAYERS: dict[str, Make] = {
     "affine_coupling_checkerboard": lambda key: fd.AffineCoupling(
         key, (2, 3), mask="checkerboard", **SMALL
     ),
-    "affine_coupling_channel": lambda key: fd.AffineCoupling(key, (2, 1, 3), mask="channel", **SMALL),
+    "affine_coupling_channel": lambda key: fd.AffineCoupling(
+        key, (2, 1, 3), mask="channel", **SMALL
+    ),
     "affine_coupling_given_mask": _given_mask,
     "additive_coupling": lambda key: fd.Coupling(key, (4,), transformer=Additive(), **SMALL),
     "spline_coupling": lambda key: fd.SplineCoupling(key, (4,), num_bins=5, **SMALL),
@@ -96,11 +100,13 @@ LAYERS: dict[str, Make] = {
     "autoregressive_matrix": lambda key: fd.MaskedAutoregressive(key, (2, 2), **SMALL),
     "inverse": lambda key: fd.Inverse(fd.AffineCoupling(key, (4,), **SMALL)),
     "inverse_autoregressive": lambda key: fd.Inverse(_autoregressive(key)),
-    "chain": lambda key: fd.Chain([
-        fd.AffineCoupling(key, (4,), **SMALL),
-        fd.Reverse((4,)),
-        fd.LULinear(key, (4,)),
-    ]),
+    "chain": lambda key: fd.Chain(
+        [
+            fd.AffineCoupling(key, (4,), **SMALL),
+            fd.Reverse((4,)),
+            fd.LULinear(key, (4,)),
+        ]
+    ),
     "chain_scalar_after_vector": lambda key: fd.Chain([fd.LULinear(key, (3,)), ExpTransform()]),
     "chain_foreign": _foreign_chain,
     "repeat": lambda key: fd.Repeat(key, lambda k: fd.AffineCoupling(k, (4,), **SMALL), 3),
@@ -110,10 +116,12 @@ LAYERS: dict[str, Make] = {
     "support_interval": lambda key: fd.to_support(constraints.interval(-1.0, 3.0)),
     "support_positive": lambda key: fd.to_support(constraints.positive),
     "support_simplex": lambda key: fd.to_support(constraints.simplex),
-    "chain_to_support": lambda key: fd.Chain([
-        fd.RationalQuadraticSpline((3,)),
-        fd.to_support(constraints.interval(np.zeros(3), np.array([1.0, 2.0, 3.0]))),
-    ]),
+    "chain_to_support": lambda key: fd.Chain(
+        [
+            fd.RationalQuadraticSpline((3,)),
+            fd.to_support(constraints.interval(np.zeros(3), np.array([1.0, 2.0, 3.0]))),
+        ]
+    ),
 }
 
 CONDITIONAL_LAYERS: dict[str, Make] = {
@@ -130,10 +138,12 @@ CONDITIONAL_LAYERS: dict[str, Make] = {
         _autoregressive, context_shape=(2,), residual=True, transformer=SPLINE
     ),
     "inverse": lambda key: fd.Inverse(_autoregressive(key, context_shape=(2,))),
-    "chain": lambda key: fd.Chain([
-        fd.LULinear(key, (4,)),
-        fd.AffineCoupling(key, (4,), context_shape=(2,), **SMALL),
-    ]),
+    "chain": lambda key: fd.Chain(
+        [
+            fd.LULinear(key, (4,)),
+            fd.AffineCoupling(key, (4,), context_shape=(2,), **SMALL),
+        ]
+    ),
     "repeat": lambda key: fd.Repeat(
         key, lambda k: fd.AffineCoupling(k, (4,), context_shape=(2,), **SMALL), 3
     ),

@@ -321,9 +321,7 @@ class TestContext:
         assert (other.batch_shape, other.event_shape) == ((4,), (3,))
         np.testing.assert_allclose(other.log_prob(x), scores, rtol=1e-4, atol=1e-4)
         heavy = table.RECIPES["real_nvp"](jax.random.key(0), (3,), base=dist.StudentT(5.0))
-        np.testing.assert_allclose(
-            heavy.to_distrax().log_prob(x), heavy.log_prob(x), rtol=1e-5
-        )
+        np.testing.assert_allclose(heavy.to_distrax().log_prob(x), heavy.log_prob(x), rtol=1e-5)
         assert heavy.to_distrax().sample(seed=jax.random.key(0), sample_shape=(2,)).shape == (2, 3)
 
     def test_data_init_standardizes(self):
@@ -362,7 +360,7 @@ class TestInModels:
             with numpyro.plate("rows", 6, subsample_size=2) as rows:
                 return rows, numpyro.sample("x", flow.condition(contexts[rows]))
 
-        rows, x = handlers.seed(model, 0)()
+        _, x = handlers.seed(model, 0)()
         assert x.shape == (2, 2)
 
     def test_validation_by_numpyro(self):
@@ -414,7 +412,10 @@ MISUSE = {
         lambda: fd.Flow(dist.Normal(), SMALL_NVP.bijector),
         ["base", "()", "1"],
     ),
-    "chain": (lambda: fd.Chain([fd.Reverse((3,)), fd.Reverse((4,))]), ["layers[1]", "(4,)", "(3,)"]),
+    "chain": (
+        lambda: fd.Chain([fd.Reverse((3,)), fd.Reverse((4,))]),
+        ["layers[1]", "(4,)", "(3,)"],
+    ),
     "empty chain": (lambda: fd.Chain([]), ["layers", "none"]),
     "foreign": (lambda: fd.Chain([jnp.tanh]), ["transform"]),
     "repeat": (lambda: fd.Repeat(KEY, lambda k: fd.Reverse((3,)), 0), ["num_layers", "0"]),

@@ -1,7 +1,8 @@
 """Invertible layers, each a NumPyro transform, a distrax bijector and a pytree."""
 
+from flowdists._pytree import static
 from flowdists.bijectors.autoregressive import MaskedAutoregressive
-from flowdists.bijectors.base import Bijector, static
+from flowdists.bijectors.base import Bijector
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.coupling import AffineCoupling, Coupling, SplineCoupling

@@ -108,8 +108,9 @@ def _generate_jvp(
         right_side = right_side - jnp.sum(at_x.z_params * params_dot, axis=0)
 
     x_dot = jax.lax.custom_linear_solve(
-        lambda v: at_x.z_x * v
-        + jnp.sum(at_x.z_params * _push_x(architecture, layers, v, at_x), axis=0),
+        lambda v: (
+            at_x.z_x * v + jnp.sum(at_x.z_params * _push_x(architecture, layers, v, at_x), axis=0)
+        ),
         right_side,
         solve=lambda _, b: _solve(architecture, layers, at_x, b),
         transpose_solve=lambda _, b: _solve_transposed(architecture, layers, at_x, b),
@@ -235,9 +236,7 @@ def _solve_transposed(
         Stage(s.weight.T[::-1, ::-1], s.column_sizes[::-1], s.row_sizes[::-1])
         for s in _stages(architecture, layers.weights)
     ]
-    inputs, sizes = jax.tree.map(
-        lambda a: a[::-1], _linear_inputs(architecture, layers, at_x, b)
-    )
+    inputs, sizes = jax.tree.map(lambda a: a[::-1], _linear_inputs(architecture, layers, at_x, b))
     last = len(flipped) - 1
 
     def body(read: Read, write: Write, blocks: Any) -> Array:

@@ -99,7 +99,7 @@ def _run_segment(
     near_and_far: list[tuple[Array, Array]],
     blocks: Any,
 ) -> tuple[list[Array], Any]:
-    def step(carry: tuple[Array, list[Array]], level: Any) -> tuple[Any, Any]:
+    def step(carry: Any, level: Any) -> tuple[Any, Any]:
         index, buffers = carry
         near_and_far, blocks = level
         buffers = list(buffers)

@@ -126,8 +126,6 @@ class MaskedAutoregressive(Bijector):
         # The scalar maps compute in float32 at least, and a loop cannot change its dtype.
         dtype = jnp.result_type(value, *jax.tree.leaves(layers), jnp.float32)
         ordered = jnp.moveaxis(value.reshape(*batch, -1), -1, 0)[order].astype(dtype)
-        ordered, log_det = direction(
-            self.network.architecture, self.transformer, layers, ordered
-        )
+        ordered, log_det = direction(self.network.architecture, self.transformer, layers, ordered)
         result = jnp.moveaxis(ordered[np.argsort(order)], 0, -1)
         return result.reshape(*batch, *self.event_shape), log_det

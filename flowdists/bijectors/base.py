@@ -8,9 +8,10 @@ distrax and JAX ask of such an object is derived here, once.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, dataclass_transform
 
 import distrax
 import jax
@@ -68,8 +69,16 @@ class Bijector(Transform, distrax.Bijector):
         ``log_abs_det_jacobian`` uses it.
     """
 
-    event_shape: ClassVar[Any]
-    context_shape: ClassVar[Any] = None
+    if TYPE_CHECKING:  # a subclass makes each a field or a property
+
+        @property
+        def event_shape(self) -> Any: ...
+
+        @property
+        def context_shape(self) -> Any: ...
+
+    else:
+        context_shape = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # NumPyro would register a pytree that lacks key paths; skip it, register once ourselves.
@@ -130,7 +139,7 @@ class Bijector(Transform, distrax.Bijector):
         return self, getattr(self, f"{direction}_and_log_det")(value, context)[0]
 
     @property
-    def event_shape_out(self) -> Shape | None:
+    def event_shape_out(self) -> Any:
         """Shape of one event on the data side."""
         return self.event_shape
 
@@ -168,9 +177,7 @@ class Bijector(Transform, distrax.Bijector):
         """Return ``y`` and the log-determinant, which NumPyro hands back when it scores ``y``."""
         return self.forward_and_log_det(x)
 
-    def log_abs_det_jacobian(
-        self, x: Array, y: Array, intermediates: Array | None = None
-    ) -> Array:
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:
         """Compute ``log|det dy/dx|``, shape ``batch``, from the cheaper of ``x`` and ``y``."""
         if intermediates is not None:
             return intermediates
@@ -214,15 +221,16 @@ class Bijector(Transform, distrax.Bijector):
             return True
         if type(other) is not type(self):
             return False
-        (mine, structure), (theirs, other_structure) = jax.tree.flatten(self), jax.tree.flatten(other)
-        if structure != other_structure:
+        mine, theirs = jax.tree.leaves(self), jax.tree.leaves(other)
+        structures: list[Any] = [jax.tree.structure(self), jax.tree.structure(other)]
+        if structures[0] != structures[1]:
             return False
         pairs = list(zip(mine, theirs, strict=True))
         if any(jnp.shape(a) != jnp.shape(b) for a, b in pairs):
             return False
         if static:
             return all(a is b or _equal_concrete(a, b) for a, b in pairs)
-        return functools.reduce(jnp.logical_and, [jnp.all(a == b) for a, b in pairs], True)
+        return jnp.all(jnp.array([jnp.all(a == b) for a, b in pairs]))
 
     # NumPyro defines `__eq__` by value, which takes the hash away and with it `jax.jit(layer)`.
 
@@ -302,7 +310,7 @@ def lift_constraint(constraint: constraints.Constraint, event_ndims: int) -> con
 
 
 def _declares(cls: type, name: str) -> bool:
-    return hasattr(cls, name) or any(f.name == name for f in cls.__dataclass_fields__.values())
+    return hasattr(cls, name) or name in (field.name for field in dataclasses.fields(cls))
 
 
 def _equal_concrete(a: Any, b: Any) -> bool:

@@ -104,7 +104,9 @@ class Chain(Bijector):
             shape, _ = layer._event_sides(direction)
             if shape is not None and len(shape) == ndims:
                 for earlier in reversed(ordered[:i]):
-                    undo = earlier.inverse_shape if direction == "forward" else earlier.forward_shape
+                    undo = (
+                        earlier.inverse_shape if direction == "forward" else earlier.forward_shape
+                    )
                     shape = undo(shape)
                 return shape
         return None

@@ -23,9 +23,9 @@ class Coupling(Bijector):
     r"""A coupling layer (Dinh et al. 2017), made of a mask, a conditioner and a transformer.
 
     With an event split by the mask into ``(a, b)``, ``forward`` computes ``a' = a`` and
-    ``b' = T(b; conditioner(a, context))``, where the transformer ``T`` is monotone in every element.
-    The log-determinant is the sum of the log-slopes of ``T``. Both directions cost one evaluation of
-    the conditioner.
+    ``b' = T(b; conditioner(a, context))``, where the transformer ``T`` is monotone in every
+    element. The log-determinant is the sum of the log-slopes of ``T``. Both directions cost one
+    evaluation of the conditioner.
 
     Args:
       key: PRNG key for the conditioner's parameters.
@@ -36,8 +36,8 @@ class Coupling(Bijector):
       flip: exchange what is kept and what is changed.
       conditioner: None for an MLP, or any callable pytree that maps a vector, the kept elements
         followed by the context, to ``transformer.num_params`` numbers for each changed element, in
-        the order ``(num_params, changed)``. It is used as it is: make its output start at zero for a
-        layer that starts as the identity. An Equinox module will do.
+        the order ``(num_params, changed)``. It is used as it is: make its output start at zero for
+        a layer that starts as the identity. An Equinox module will do.
       context_shape: shape of one context, or None.
       hidden_sizes: widths of the default conditioner's hidden layers (or of its residual blocks).
       residual: whether the default conditioner is a pre-activation residual network.

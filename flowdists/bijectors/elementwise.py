@@ -43,7 +43,9 @@ class Affine(Bijector):
         loc = _check.float_array("Affine", "loc", loc)
         scale = _check.float_array("Affine", "scale", scale)
         if not isinstance(scale, jax.core.Tracer) and not bool((scale > 0).all()):
-            raise ValueError(f"Affine: `scale` must be positive, got a least value of {scale.min()}")
+            raise ValueError(
+                f"Affine: `scale` must be positive, got a least value of {scale.min()}"
+            )
         self.event_shape = jnp.broadcast_shapes(loc.shape, scale.shape)
         self.loc = jnp.broadcast_to(loc, self.event_shape)
         self.log_scale = jnp.broadcast_to(jnp.log(scale), self.event_shape)
@@ -129,7 +131,9 @@ class RationalQuadraticSpline(Elementwise):
         bound: float = 3.0,
         tails: str = "linear",
     ) -> None:
-        super().__init__(RationalQuadratic(num_bins=num_bins, bound=bound, tails=tails), event_shape)
+        super().__init__(
+            RationalQuadratic(num_bins=num_bins, bound=bound, tails=tails), event_shape
+        )
 
 
 class Permute(Bijector):

@@ -73,7 +73,9 @@ class Foreign(Bijector):
 
     @property
     def codomain(self) -> constraints.Constraint:
-        return real_constraint(self.event_ndims_out) if self._is_distrax else self.transform.codomain
+        return (
+            real_constraint(self.event_ndims_out) if self._is_distrax else self.transform.codomain
+        )
 
     @property
     def is_constant_jacobian(self) -> bool:

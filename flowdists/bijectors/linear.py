@@ -43,9 +43,7 @@ class LULinear(Bijector):
     bias: Array
     event_shape: Shape = static()
 
-    def __init__(
-        self, key: Array, event_shape: Sequence[int], *, start: str = "identity"
-    ) -> None:
+    def __init__(self, key: Array, event_shape: Sequence[int], *, start: str = "identity") -> None:
         key = _check.key("LULinear", key)
         self.event_shape = _check.shape("LULinear", "event_shape", event_shape)
         _check.one_of("LULinear", "start", start, ("identity", "rotation"))

@@ -71,8 +71,8 @@ def make_partition(caller: str, event_shape: Shape, mask: Mask, flip: bool) -> P
     size = math.prod(event_shape)
     if size < 2:
         raise ValueError(
-            f"{caller}: `event_shape` must have at least 2 elements, one to keep and one to change, "
-            f"got {event_shape}; an autoregressive layer works in 1 dimension"
+            f"{caller}: `event_shape` must have at least 2 elements, one to keep and one to "
+            f"change, got {event_shape}; an autoregressive layer works in 1 dimension"
         )
     changes = _changes(caller, event_shape, mask) ^ flip
     if changes.all() or not changes.any():

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from flowdists import _check
-from flowdists.bijectors.base import Array, Bijector, Direction, Shape, static
+from flowdists._pytree import static
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 
 
 class Repeat(Bijector):

@@ -69,6 +69,7 @@ def NSF(
     (10,)
     """
     spline = RationalQuadratic(num_bins=num_bins, bound=bound)
+
     def make_layer(key: Array) -> Bijector:
         linear_key, key = jax.random.split(key)
         structure = MaskedAutoregressive if autoregressive else Coupling

@@ -1,4 +1,4 @@
-"""What recipes share: the registry behind `save` and `load`, and the stacking of layers in pairs."""
+"""What recipes share: the registry behind `save` and `load`, and layers stacked in pairs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def alternate(
     Args:
       caller: the name of the recipe, for error messages.
       key: PRNG key.
-      make_layer: builds a layer from a key and the flag (the side of a mask, the sense of an order).
+      make_layer: builds a layer from a key and the flag (a mask's side, an order's sense).
       num_layers: how many; an odd last layer stands outside of the scan.
     """
     _check.positive_int(caller, "num_layers", num_layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,7 @@ class Architecture:
         linear: Callable[[int, Array], Array],
         activate: Callable[[int, Array], Array],
         gate: Callable[[int, Array], Array],
-        x: Array,
+        x: Any,
     ) -> Array:
         """Wire the layers, whatever ``linear``, ``activate`` and ``gate`` do.
 

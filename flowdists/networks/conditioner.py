@@ -31,12 +31,16 @@ class ForeignConditioner(Network):
         function = self.wrapped.merge()
         if context is not None:
             batch = x.shape[:-1]
-            x = jnp.concatenate([x, jnp.broadcast_to(context, (*batch, context.shape[-1]))], axis=-1)
+            x = jnp.concatenate(
+                [x, jnp.broadcast_to(context, (*batch, context.shape[-1]))], axis=-1
+            )
         flat = jax.vmap(function)(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], -1)
 
 
-def as_conditioner(caller: str, function: Any, in_size: int, out_size: int, context_size: int) -> Any:
+def as_conditioner(
+    caller: str, function: Any, in_size: int, out_size: int, context_size: int
+) -> Any:
     """``function`` as a network ``(x, context) -> parameters``, its sizes checked by a dry run.
 
     Raises:
@@ -47,7 +51,7 @@ def as_conditioner(caller: str, function: Any, in_size: int, out_size: int, cont
         raise TypeError(
             f"{caller}: `conditioner` must be a callable pytree, got {type(function).__name__}"
         )
-    network = function if isinstance(function, Network) else ForeignConditioner(function)
+    network: Any = function if isinstance(function, Network) else ForeignConditioner(function)
     inputs = jax.ShapeDtypeStruct((1, in_size), jnp.result_type(float))
     context = jax.ShapeDtypeStruct((1, context_size), inputs.dtype) if context_size else None
     wanted = f"map {in_size + context_size} features to {out_size}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +125,7 @@ class MADE(Network):
         params = evaluate(self.architecture, self.prepare(context, x.ndim - 1), ordered)
         return jnp.moveaxis(params[:, np.argsort(self.order)], 1, -1)
 
-    def prepare(self, context: Array | None, batch_ndims: int) -> Layers:
+    def prepare(self, context: Any, batch_ndims: int) -> Layers:
         """Mask the weights and fold in the context, for inputs with ``batch_ndims`` batch axes."""
 
         def features_first(value: Array) -> Array:
@@ -185,7 +185,5 @@ def _as_order(order: Sequence[int] | str, event_size: int) -> tuple[int, ...]:
         return ascending if order == "ascending" else ascending[::-1]
     given = tuple(order)
     if sorted(given) != list(ascending):
-        raise ValueError(
-            f"MADE: `order` must be a permutation of range({event_size}), got {given}"
-        )
+        raise ValueError(f"MADE: `order` must be a permutation of range({event_size}), got {given}")
     return tuple(int(i) for i in given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -58,7 +59,7 @@ class MLP(Network):
         self.output_layer = Linear(output_key, sizes[-1], out_size, scale=0.0)
         self.activation = activation
 
-    def __call__(self, x: Array, context: Array | None = None) -> Array:
+    def __call__(self, x: Array, context: Any = None) -> Array:
         activation = resolve_activation(self.activation)
         h = self.input_layer(x)
         if self.context_weight is not None:
@@ -116,7 +117,7 @@ class ResidualMLP(Network):
         self.output_layer = Linear(output_key, width, out_size, scale=0.0)
         self.activation = activation
 
-    def __call__(self, x: Array, context: Array | None = None) -> Array:
+    def __call__(self, x: Array, context: Any = None) -> Array:
         activation = resolve_activation(self.activation)
         h = self.input_layer(x)
         if self.context_weight is not None:

@@ -191,6 +191,7 @@ def test_contexts_with_fewer_batch_axes(key, x64):
 
 def test_stacked_parameters(key, x64):
     """Under ``Repeat`` and under vmap over layers, with gradients."""
+
     def new(key):
         return MaskedAutoregressive(key, (6,), hidden_sizes=(12, 12), activation="silu")
 

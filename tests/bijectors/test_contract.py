@@ -17,6 +17,7 @@ import flowdists as fd
 from tests import table
 from tests.tolerances import AGREE_F32
 
+
 @pytest.fixture(scope="module", params=sorted(table.EVERY))
 def layer(request):
     return table.build(request.param)
@@ -105,9 +106,7 @@ def test_inverses_follow_updates_and_nothing_is_stored(layer):
     assert inverse is layer.bijector if isinstance(layer, fd.Inverse) else inverse.inv is layer
     assert vars(layer) == before
     moved = jax.tree.map(lambda leaf: leaf + 1, layer)
-    assert jax.tree.all(
-        jax.tree.map(lambda a, b: bool((a == b + 1).all()), moved.inv, layer.inv)
-    )
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b + 1).all()), moved.inv, layer.inv))
 
 
 def test_survives_copies_and_transformations(layer):

@@ -11,6 +11,7 @@ from numpyro.distributions import biject_to, constraints
 from tests import table
 from tests.tolerances import FINITE_DIFFERENCE_F64, LOG_DET_F64, ROUND_TRIP_F64
 
+
 def event_shape(layer) -> tuple[int, ...]:
     """The layer's event shape, or one that fits where any will do."""
     shape = layer.event_shape

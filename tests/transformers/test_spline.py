@@ -260,7 +260,7 @@ def test_float32_is_as_good_as_its_rounding(spline, direction, scale):
     params = draw_params(spline, x.shape, scale, dtype=np.float32)
     y, _ = apply(x, params)
     slack = 40 * np.finfo(np.float32).eps * bound
-    inside = lambda x: np.clip(x.astype(np.float64), -bound, bound)  # noqa: E731
+    inside = lambda x: np.clip(x.astype(np.float64), -bound, bound)
     low, _ = apply(inside(x - slack), params.astype(np.float64))
     high, _ = apply(inside(x + slack), params.astype(np.float64))
     assert np.all(low - slack <= y) and np.all(y <= high + slack)
