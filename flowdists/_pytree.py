@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -104,39 +105,49 @@ def _leaf_key(leaf: Any) -> Any:
     return leaf
 
 
-def is_parameter(leaf: Any) -> bool:
-    """Whether ``leaf`` of a foreign pytree is trainable: a JAX array (or tracer) of floats."""
+def is_float_array(leaf: Any) -> bool:
+    """Whether ``leaf`` of a foreign pytree is a JAX array (or tracer) of floats."""
     return isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
 
 
-class Partitioned:
-    """A foreign pytree split into trainable float arrays (its leaves) and all else (its structure).
+def is_traced(leaf: Any) -> bool:
+    """Whether ``leaf`` of a foreign pytree stands for a value that is not known yet."""
+    return isinstance(leaf, jax.core.Tracer)
 
-    ``Partitioned(tree).merge()`` gives the tree back. It lets an object whose leaves are not all
-    parameters (an Equinox module carries its activation function as a leaf) stand inside ours.
+
+class Partitioned:
+    """A foreign pytree split into leaves of ours and configuration, which joins the structure.
+
+    It lets an object whose leaves are not all parameters (an Equinox module carries its activation
+    function as a leaf) stand inside ours.
+
+    Args:
+      tree: the foreign pytree.
+      is_leaf: which of its leaves stay leaves.
     """
 
-    def __init__(self, tree: Any) -> None:
+    def __init__(self, tree: Any, is_leaf: Callable[[Any], bool]) -> None:
         leaves, self._treedef = jax.tree_util.tree_flatten(tree)
-        self.parameters = [leaf for leaf in leaves if is_parameter(leaf)]
-        self._rest = Frozen([None if is_parameter(leaf) else leaf for leaf in leaves])
-        self._slots = tuple(is_parameter(leaf) for leaf in leaves)
+        self._slots = tuple(is_leaf(leaf) for leaf in leaves)
+        slots = list(zip(self._slots, leaves, strict=True))
+        self.leaves = [leaf for is_ours, leaf in slots if is_ours]
+        self._rest = Frozen([None if is_ours else leaf for is_ours, leaf in slots])
 
     def merge(self) -> Any:
-        """The tree this was made from, with the current parameters."""
-        parameters = iter(self.parameters)
+        """The tree this was made from, with the current leaves."""
+        ours = iter(self.leaves)
         slots = zip(self._slots, self._rest.value, strict=True)
-        leaves = [next(parameters) if is_param else other for is_param, other in slots]
+        leaves = [next(ours) if is_ours else other for is_ours, other in slots]
         return jax.tree_util.tree_unflatten(self._treedef, leaves)
 
 
 def _flatten_partitioned(node: Partitioned) -> tuple[list[Any], tuple[Any, ...]]:
-    return list(node.parameters), (node._treedef, node._rest, node._slots)
+    return list(node.leaves), (node._treedef, node._rest, node._slots)
 
 
 def _unflatten_partitioned(aux: tuple[Any, ...], children: Any) -> Partitioned:
     node = object.__new__(Partitioned)
-    node.parameters = list(children)
+    node.leaves = list(children)
     node._treedef, node._rest, node._slots = aux
     return node
 

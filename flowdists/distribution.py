@@ -144,7 +144,7 @@ class Flow(dist.TransformedDistribution):
             return log_prob
         # NumPyro's densities are not zero outside of their support.
         undefined = sum_rightmost(jnp.isnan(z), self.base_dist.event_dim) > 0
-        return jnp.where(support(z) | undefined, log_prob, -jnp.inf)
+        return jnp.where(undefined, jnp.nan, jnp.where(support(z), log_prob, -jnp.inf))
 
     def data_init(self, x: Array) -> Flow:
         """Return the flow whose data-dependent layers (ActNorm) are initialized from ``x``.

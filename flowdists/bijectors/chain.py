@@ -30,9 +30,10 @@ class Chain(Bijector):
 
     >>> import jax.numpy as jnp
     >>> from numpyro.distributions.transforms import ExpTransform
-    >>> chain = Chain([Affine(jnp.ones(2), jnp.zeros(2)), ExpTransform()])
-    >>> print(jnp.log(chain(jnp.array([0.0, 1.0]))))
-    [1. 2.]
+    >>> chain = Chain([Affine(jnp.zeros(2), jnp.ones(2)), ExpTransform()])
+    >>> y, log_det = chain.forward_and_log_det(jnp.array([1.0, 2.0]))
+    >>> print(log_det)
+    3.0
     """
 
     layers: tuple[Bijector, ...]

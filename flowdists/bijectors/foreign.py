@@ -10,16 +10,17 @@ import jax.numpy as jnp
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from flowdists._pytree import Partitioned
+from flowdists._pytree import Partitioned, is_traced
 from flowdists.bijectors.base import Array, Bijector, Shape, real_constraint
 
 
 class Foreign(Bijector):
     """A NumPyro transform or a distrax bijector as a :class:`~flowdists.Bijector`.
 
-    :class:`~flowdists.Chain` wraps such objects by itself. Of the wrapped object, JAX arrays of
-    floats are parameters (leaves, hence trained); Python numbers, NumPy arrays, integers and
-    everything else are configuration.
+    :class:`~flowdists.Chain` wraps such objects by itself. They are used as they are and never
+    trained: all their numbers are configuration, for some of them must not move freely (distrax
+    stores a scale next to its logarithm, and a triangular matrix of NumPyro's has an empty half).
+    Only traced values stay leaves, so that gradients reach what they were computed from.
 
     Args:
       transform: the object to wrap.
@@ -42,11 +43,11 @@ class Foreign(Bijector):
                 "Foreign: `transform` must be a numpyro Transform or a distrax Bijector, got "
                 f"{type(transform).__name__}"
             )
-        self.wrapped = Partitioned(transform)
+        self.wrapped = Partitioned(transform, is_traced)
 
     @property
     def transform(self) -> Any:
-        """The wrapped object, with the current parameters."""
+        """The wrapped object."""
         return self.wrapped.merge()
 
     @property

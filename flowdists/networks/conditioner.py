@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowdists._pytree import Partitioned
+from flowdists._pytree import Partitioned, is_float_array
 from flowdists.networks.base import Array, Network
 
 
@@ -25,7 +25,7 @@ class ForeignConditioner(Network):
     wrapped: Partitioned
 
     def __init__(self, function: Any) -> None:
-        self.wrapped = Partitioned(function)
+        self.wrapped = Partitioned(function, is_float_array)
 
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         function = self.wrapped.merge()

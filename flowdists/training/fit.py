@@ -79,7 +79,7 @@ def fit(
         of other rows; or a tuple ``(x, context)`` or ``(x, context, weights)``; or None.
       loss: ``loss(flow, x, context, weights) -> scalar``, a mean over the rows of a minibatch;
         ``context`` is None for an unconditional flow, ``weights`` are None or scaled to mean one
-        over all rows. By default :func:`~flowdists.training.negative_log_likelihood`.
+        over all rows. By default ``flowdists.training.negative_log_likelihood``.
       clip_norm: the most that the gradient's global norm may be, before the optimizer; None for no
         limit.
       ema: decay in (0, 1) of a moving average of the parameters, which is then what is evaluated

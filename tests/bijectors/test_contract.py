@@ -18,7 +18,7 @@ from tests import table
 from tests.tolerances import AGREE_F32
 
 
-@pytest.fixture(scope="module", params=sorted(table.EVERY))
+@pytest.fixture(scope="module", params=table.NAMES)
 def layer(request):
     return table.build(request.param)
 
@@ -147,7 +147,7 @@ def test_no_tracer_leaks():
 def test_shapes_and_constraints(layer):
     assert layer.domain.event_dim == layer.event_ndims_in
     assert layer.codomain.event_dim == layer.event_ndims_out
-    assert layer.inv.domain is layer.codomain or layer.inv.domain == layer.codomain
+    assert str(layer.inv.domain) == str(layer.codomain)
     if layer.event_shape is not None and layer.context_shape is None:
         shape = (2, *layer.event_shape)
         assert layer.forward_shape(shape) == (2, *layer.event_shape_out)

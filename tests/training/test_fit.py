@@ -130,7 +130,8 @@ def test_custom_loss(key):
         assert context is None and weights is None
         return jnp.square(flow.bijector(jnp.zeros(2)) - 7.0).sum()
 
-    flow, history = quick(key, affine(), gaussian(key), loss=loss, max_epochs=40, patience=None)
+    options = {"max_epochs": 40, "patience": None, "ema": None}
+    flow, history = quick(key, affine(), gaussian(key), loss=loss, **options)
     np.testing.assert_allclose(flow.bijector(jnp.zeros(2)), 7.0, atol=0.05)
     assert len(history.train) == 40
 
@@ -223,7 +224,7 @@ def test_without_held_out_rows_the_last_parameters_are_kept(key):
 def test_the_average_is_what_is_kept(key):
     options = {"max_epochs": 4, "validation": 0.0}
     x = gaussian(key)
-    plain, plain_history = quick(key, affine(), x, **options)
+    plain, plain_history = quick(key, affine(), x, ema=None, **options)
     averaged, history = quick(key, affine(), x, ema=0.9, **options)
     np.testing.assert_allclose(history.train, plain_history.train, rtol=AGREE_F32)
     # The parameters move one way from 0 to the mean, so the average lags behind.
