@@ -40,7 +40,9 @@ def smooth(x: jax.Array) -> jax.Array:
 
 
 def _equinox_coupling(key: jax.Array) -> fd.Bijector:
-    network = eqx.nn.MLP(2, 4, width_size=8, depth=2, activation=smooth, key=key)
+    network = eqx.nn.MLP(
+        2, 4, width_size=8, depth=2, activation=smooth, final_activation=smooth, key=key
+    )
     return fd.Coupling(key, (4,), transformer=AffineTransformer(), conditioner=network)
 
 

@@ -93,7 +93,7 @@ def fit(
       progress: whether to show a progress bar.
 
     Returns:
-      A named tuple: the best flow, and the :class:`~flowdists.training.History` of its losses.
+      A named tuple: the best flow, and the :class:`~flowdists.History` of its losses.
 
     Raises:
       NonFiniteLossError: if a loss or a parameter becomes NaN or infinite. Its ``result`` is what
