@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec
 
 import jax
 import numpy as np
 
 from flowdists import _check
 from flowdists.bases import make_base
-from flowdists.bijectors.base import Array, Bijector, Shape
+from flowdists.bijectors.base import Array, Bijector
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.repeat import Repeat
 from flowdists.distribution import ConditionalFlow, Flow, Recipe
@@ -20,32 +20,42 @@ from flowdists.distribution import ConditionalFlow, Flow, Recipe
 RECIPES: dict[str, Callable[..., Flow | ConditionalFlow]] = {}
 """Recipes by name. :func:`~flowdists.load` builds a saved flow's structure by calling one."""
 
-Build = TypeVar("Build", bound=Callable[..., Any])
+Options = ParamSpec("Options")
 
 
-def recipe(build: Build) -> Build:
+def recipe(build: Callable[Options, Bijector]) -> Callable[Options, Any]:
     """Make a recipe of ``build(key, event_shape, *, base, context_shape, ...) -> Bijector``.
 
     The recipe checks key and shapes, gives the bijector its base, and returns a Flow, or a
     ConditionalFlow if there is a ``context_shape``. The flow remembers what it was built from.
+
+    Type checkers see ``Any`` returned: which of the two it is depends on an option.
     """
     name = build.__name__
+    signature = inspect.signature(build)
+    make: Callable[..., Bijector] = build
 
-    @functools.wraps(build)
-    def wrapper(key: Array, event_shape: Shape, **options: Any) -> Flow | ConditionalFlow:
-        inspect.signature(build).bind(key, event_shape, **options)
-        _check.key(name, key)
-        shape = _check.shape(name, "event_shape", event_shape)
+    def wrapper(*args: Options.args, **kwargs: Options.kwargs) -> Any:
+        try:
+            options = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            known = ", ".join(signature.parameters)
+            raise TypeError(f"{name}: {error}; the arguments are {known}") from None
+        key = _check.key(name, options.pop("key"))
+        shape = _check.shape(name, "event_shape", options.pop("event_shape"))
         base = make_base(name, options.pop("base", None), shape)
-        bijector = build(key, shape, **options)
+        bijector = make(key, shape, **options)
         described = tuple((k, _hashable(v)) for k, v in sorted(options.items()))
         made_from = Recipe(name, shape, described)
         if bijector.context_shape is None:
             return Flow(base, bijector, recipe=made_from)
         return ConditionalFlow(base, bijector, recipe=made_from)
 
+    functools.update_wrapper(wrapper, build)
+    returned = signature.replace(return_annotation=Flow | ConditionalFlow)
+    wrapper.__signature__ = returned  # type: ignore[attr-defined]
     RECIPES[name] = wrapper
-    return wrapper  # type: ignore[return-value]
+    return wrapper
 
 
 def alternate(
