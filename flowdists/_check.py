@@ -49,6 +49,17 @@ def context(caller: str, value: Any, expected: Shape) -> jax.Array:
     return array
 
 
+def joint_batch(caller: str, argument: str, batch: Shape, context_batch: Shape) -> Shape:
+    """The batch shape that those of a value and of its context broadcast to."""
+    try:
+        return jnp.broadcast_shapes(batch, context_batch)
+    except ValueError:
+        raise ValueError(
+            f"{caller}: the batch shapes of `{argument}` {batch} and of the context "
+            f"{context_batch} do not broadcast"
+        ) from None
+
+
 def no_context(caller: str, value: Any) -> None:
     """A layer without a ``context_shape`` was given no context."""
     if value is not None:
@@ -63,8 +74,8 @@ def key(caller: str, value: Any) -> jax.Array:
     is_typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     if is_typed and value.shape == ():
         return value
-    is_raw = hasattr(value, "dtype") and hasattr(value, "shape") and value.dtype == jnp.uint32
-    if is_raw and not is_typed and len(value.shape) == 1:
+    has_dtype = hasattr(value, "dtype") and hasattr(value, "shape")
+    if not is_typed and has_dtype and value.dtype == jnp.uint32 and value.shape in ((2,), (4,)):
         return jnp.asarray(value)
     given = f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else repr(value)
     raise TypeError(
@@ -80,9 +91,27 @@ def shape(caller: str, argument: str, value: Any) -> Shape:
     return tuple(operator.index(s) for s in sizes)
 
 
+def integers(caller: str, argument: str, value: Any) -> tuple[int, ...]:
+    """``value`` as a tuple of ints."""
+    try:
+        return tuple(operator.index(item) for item in value)
+    except TypeError:
+        raise TypeError(
+            f"{caller}: `{argument}` must be a sequence of ints, got {value!r}"
+        ) from None
+
+
 def optional_shape(caller: str, argument: str, value: Any) -> Shape | None:
     """``value`` as a tuple of positive sizes, or None."""
     return None if value is None else shape(caller, argument, value)
+
+
+def sizes(caller: str, argument: str, value: Any) -> Shape:
+    """``value`` as a tuple of at least one positive size."""
+    result = shape(caller, argument, value)
+    if not result:
+        raise ValueError(f"{caller}: `{argument}` must hold at least one size, got {value!r}")
+    return result
 
 
 def positive_int(caller: str, argument: str, value: Any, least: int = 1) -> int:
@@ -113,4 +142,8 @@ def one_of(caller: str, argument: str, value: Any, allowed: Sequence[str]) -> An
 
 
 def _is_integer(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)

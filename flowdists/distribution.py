@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
-from numpyro.distributions.util import sum_rightmost, validate_sample
+from numpyro.distributions.util import validate_sample
 
 from flowdists import _check
 from flowdists._pytree import make_pytree_class, static
 from flowdists.bases import as_distrax, temper
+from flowdists.bijectors._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Shape, lift_constraint, real_constraint
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.foreign import as_bijector
+from flowdists.bijectors.support import interior_point, is_bounded, strictly_inside
 
 
 class Recipe(NamedTuple):
@@ -101,10 +103,9 @@ class Flow(dist.TransformedDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Where the density is positive: the codomain of the bijector."""
+        """Where the density may be positive: the codomain of the bijector."""
         return lift_constraint(self.bijector.codomain, self.event_dim)
 
-    @validate_sample
     def log_prob(self, value: Array, intermediates: list[Any] | None = None) -> Array:
         """Log-density in nats, ``(*sample_shape, *batch_shape)``.
 
@@ -113,12 +114,35 @@ class Flow(dist.TransformedDistribution):
           intermediates: what ``sample_with_intermediates`` returned with ``value``; the density
             then costs no evaluation of the bijector.
         """
-        if intermediates is None:
-            z, log_det = self.bijector.inverse_and_log_det(value)
-        else:
+        return self._log_prob(_check.float_array("Flow.log_prob", "value", value), intermediates)
+
+    @validate_sample
+    def _log_prob(self, value: Array, intermediates: list[Any] | None) -> Array:
+        if intermediates is not None:
             ((z, forward_log_det),) = intermediates
-            log_det = -forward_log_det
+            return self._base_log_prob(z) - self._over_events(forward_log_det)
+        if not is_bounded(self.bijector):
+            return self._unbounded_log_prob(value)
+        # Outside, and at the bounds, a point from inside stands in, so that no NaN arises.
+        inside = strictly_inside(self.support, value)
+        safe = interior_point(self.support, value)
+        log_prob = self._unbounded_log_prob(
+            jnp.where(jnp.expand_dims(inside, tuple(range(-self.event_dim, 0))), value, safe)
+        )
+        undefined = sum_last(jnp.isnan(value), self.event_dim) > 0
+        return jnp.where(undefined, jnp.nan, jnp.where(inside, log_prob, -jnp.inf))
+
+    def _unbounded_log_prob(self, value: Array) -> Array:
+        z, log_det = self.bijector.inverse_and_log_det(value)
         return self._base_log_prob(z) + self._over_events(log_det)
+
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Draw ``(*sample_shape, *batch_shape, *event_shape)``.
+
+        Raises:
+          TypeError: for a key that is not a key.
+        """
+        return self.bijector(self.base_dist.sample(_check.key("Flow.sample", key), sample_shape))
 
     def sample_and_log_prob(self, key: Array, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Draw samples and score them, in one evaluation of each layer's network.
@@ -130,12 +154,13 @@ class Flow(dist.TransformedDistribution):
         Returns:
           Samples ``(*sample_shape, *batch_shape, *event_shape)`` and their log-densities in nats.
         """
+        key = _check.key("Flow.sample_and_log_prob", key)
         z = self.base_dist.sample(key, tuple(sample_shape))
         x, log_det = self.bijector.forward_and_log_det(z)
         return x, self._base_log_prob(z) - self._over_events(log_det)
 
     def _over_events(self, log_det: Array) -> Array:
-        return sum_rightmost(log_det, self.event_dim - self.bijector.event_ndims_out)
+        return sum_last(log_det, self.event_dim - self.bijector.event_ndims_out)
 
     def _base_log_prob(self, z: Array) -> Array:
         log_prob = self.base_dist.log_prob(z)
@@ -143,7 +168,7 @@ class Flow(dist.TransformedDistribution):
         if support is None or support == real_constraint(self.base_dist.event_dim):
             return log_prob
         # NumPyro's densities are not zero outside of their support.
-        undefined = sum_rightmost(jnp.isnan(z), self.base_dist.event_dim) > 0
+        undefined = sum_last(jnp.isnan(z), self.base_dist.event_dim) > 0
         return jnp.where(undefined, jnp.nan, jnp.where(support(z), log_prob, -jnp.inf))
 
     def data_init(self, x: Array) -> Flow:
@@ -161,23 +186,25 @@ class Flow(dist.TransformedDistribution):
           ValueError: if the temperature is known and negative.
           TypeError: if the base has no scale.
         """
-        if not isinstance(temperature, jax.core.Tracer) and not temperature >= 0:
+        known = not isinstance(temperature, jax.core.Tracer)
+        if known and not (jnp.ndim(temperature) == 0 and temperature >= 0):
             raise ValueError(
-                f"with_temperature: `temperature` must be at least 0, got {temperature!r}"
+                f"with_temperature: `temperature` must be a number of at least 0, got {temperature}"
             )
-        return Flow(temper(self.base_dist, temperature), self.bijector)
+        return self.replace(base=temper(self.base_dist, temperature))
 
     def replace(self, *, base: Any = None, bijector: Bijector | None = None) -> Flow:
         """Return the flow with another base or another bijector of the same structure."""
         return Flow(
             self.base_dist if base is None else base,
             self.bijector if bijector is None else bijector,
+            validate_args=self._validate_args,
             recipe=self.recipe,
         )
 
     def expand(self, batch_shape: Sequence[int]) -> Flow:
         """Return the flow with another batch shape, which the present one must broadcast to."""
-        return Flow(self.base_dist.expand(tuple(batch_shape)), self.bijector, recipe=self.recipe)
+        return self.replace(base=self.base_dist.expand(tuple(batch_shape)))
 
     def to_distrax(self) -> distrax.Transformed:
         """The same distribution in distrax, around the same bijector."""
@@ -287,9 +314,14 @@ def _check_parts(caller: str, base: Any, bijector: Any) -> Bijector:
         raise TypeError(
             f"{caller}: `base` must be a numpyro distribution, got {type(base).__name__}"
         )
+    if base.support is not None and base.support.is_discrete:
+        raise ValueError(
+            f"{caller}: `base` must be continuous, got the discrete {type(base).__name__}"
+        )
     return as_bijector(bijector)
 
 
 def _title(flow: Flow | ConditionalFlow) -> str:
     kind = type(flow).__name__
-    return kind if flow.recipe is None else f"{kind}[{flow.recipe.name}]"
+    recipe = getattr(flow, "recipe", None)
+    return kind if recipe is None else f"{kind}[{recipe.name}]"

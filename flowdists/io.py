@@ -8,6 +8,7 @@ template of the same structure.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -45,7 +46,8 @@ def save(path: str | os.PathLike[str], flow: AnyFlow) -> None:
     What comes back without a template: a flow from a recipe, with options that are numbers,
     strings, tuples and functions of :mod:`jax.nn`, whose base is one of ours or a NumPyro
     distribution that is all parameters (wrapped in ``expand`` or ``to_event``, or not). Of any
-    other flow or base the parameters are saved all the same; give ``like=`` to :func:`load`.
+    other flow the bijector's parameters are saved all the same; give ``like=`` to :func:`load`.
+    The parameters of any other base are not: ``like`` must then have the same.
 
     Args:
       path: where to; the name is used as it is, and the folder must exist.
@@ -70,8 +72,9 @@ def load(path: str | os.PathLike[str], *, like: AnyFlow | None = None) -> AnyFlo
 
     Args:
       path: the file.
-      like: a flow of the same structure, for flows that no recipe built; its parameters do not
-        matter. Its base is used only where the file could not describe the one it was saved with.
+      like: a flow of the same structure, for flows that no recipe built; its bijector's parameters
+        do not matter. Its base is used only where the file could not describe the one it was saved
+        with, and must then be equal to that.
 
     Returns:
       The flow, of the kind that was saved.
@@ -289,10 +292,17 @@ def _encode_base(base: dist.Distribution) -> tuple[dict[str, Any], dict[str, np.
     try:
         spec, arguments = describe_base(base)
     except TypeError as error:
-        return {"missing": f"the base: {error}"}, {}
+        return {"missing": f"the base: {error}", "digest": _digest(base)}, {}
     numbers = {k: v for k, v in arguments.items() if isinstance(v, bool | int | float)}
     arrays = {f"base.{k}": np.asarray(v) for k, v in arguments.items() if k not in numbers}
     return {**spec._asdict(), "numbers": numbers}, arrays
+
+
+def _digest(base: dist.Distribution) -> str:
+    """A base's numbers, whatever order its leaves come in: that depends on the hash seed."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(base)]
+    parts = sorted(repr((a.dtype.str, a.shape)).encode() + a.tobytes() for a in leaves)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _decode_base(
@@ -301,6 +311,11 @@ def _decode_base(
     if isinstance(entry, dict) and "missing" in entry:
         if like is None:
             _needs_like(origin, entry["missing"])
+        if _digest(like.base) != entry.get("digest"):
+            raise ValueError(
+                f"{origin} could not hold the base it was saved with, and the base of `like` has "
+                "other parameters than that"
+            )
         return like.base
     try:
         wrappers = tuple((kind, value) for kind, value in entry["wrappers"])

@@ -198,6 +198,19 @@ class TestShapes:
         )
         assert jax.vmap(lambda f: f.log_prob(jnp.ones(3)))(stacked).shape == (4,)
 
+    @recipes
+    def test_empty_batches(self, name):
+        flow = table.build_flow(name)
+        x, scores = flow.sample_and_log_prob(jax.random.key(0), (0,))
+        assert (x.shape, scores.shape) == ((0, 4), (0,))
+        assert flow.log_prob(x).shape == (0,)
+
+    @recipes
+    def test_low_precision_networks_give_single_precision_densities(self, name):
+        flow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), table.build_flow(name))
+        x = jnp.ones((3, 4), jnp.bfloat16)
+        assert flow.log_prob(x).dtype == jnp.float32
+
     def test_events_of_any_rank(self):
         for name in ("real_nvp", "maf", "nsf"):
             flow = table.build_flow(name, (2, 3))
@@ -255,6 +268,7 @@ class TestBases:
         np.testing.assert_allclose(
             tempered, dist.StudentT(5.0, 0.0, 6.0).log_prob(jnp.ones(3)).sum(), rtol=1e-5
         )
+        assert cold.recipe == flow.recipe
         with pytest.raises(TypeError, match="StandardUniform"):
             fd.Flow(fd.StandardUniform((2,)), fd.Reverse((2,))).with_temperature(0.5)
         with pytest.raises(ValueError, match="temperature"):
@@ -270,6 +284,27 @@ class TestBases:
         assert not flow.support(jnp.array([0.0, 4.0]))
         assert flow.support.event_dim == 1
         assert table.build_flow("maf").support is constraints.real_vector
+        circular = fd.Repeat(
+            jax.random.key(0), lambda k: fd.SplineCoupling(k, (2,), tails="circular"), 2
+        )
+        assert not circular.codomain(jnp.array([0.0, 4.0]))
+
+    @pytest.mark.parametrize(
+        ("constraint", "inside", "outside"),
+        [
+            (constraints.interval(0.0, 1.0), [0.5, 0.2], [[0.5, 1.0], [0.0, 0.5], [0.5, 2.0]]),
+            (constraints.positive, [0.5, 2.0], [[0.5, 0.0], [-1.0, 0.5]]),
+            (constraints.simplex, [0.5, 0.2, 0.3], [[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
+        ],
+    )
+    def test_no_density_at_or_beyond_the_bounds_and_no_nan(self, constraint, inside, outside):
+        flow = fd.Flow(fd.StandardNormal((2,)), fd.to_support(constraint), validate_args=False)
+        value_and_grad = jax.vmap(jax.value_and_grad(flow.log_prob))
+        scores, gradients = value_and_grad(jnp.array([inside, *outside]))
+        assert jnp.isfinite(scores[0])
+        assert (scores[1:] == -jnp.inf).all()
+        assert jnp.isfinite(gradients).all()
+        assert jnp.isnan(flow.log_prob(jnp.array([jnp.nan, *inside[1:]])))
 
 
 class TestContext:
@@ -331,6 +366,9 @@ class TestContext:
         np.testing.assert_allclose(z.mean(0), 0.0, atol=1e-3)
         np.testing.assert_allclose(z.std(0), 1.0, atol=1e-3)
         context = jnp.ones((500, 2))
+        constant = jnp.stack([jnp.full(64, 0.1), *data[:64, 1:].T], 1)
+        scale = jnp.exp(flow.data_init(constant).bijector.layers[-1].log_scale)
+        np.testing.assert_allclose(scale[0], 1.0)
         conditional = self.flow().data_init(data, context)
         assert isinstance(conditional, fd.ConditionalFlow)
 
@@ -428,14 +466,43 @@ MISUSE = {
         ),
         ["conditioner", "46", "3"],
     ),
-    "misspelt option": (lambda: fd.NSF(KEY, (3,), num_layer=3), ["num_layer"]),
+    "misspelt option": (lambda: fd.NSF(KEY, (3,), num_layer=3), ["NSF", "num_layer"]),
+    "event array": (lambda: fd.NSF(KEY, np.array([3])), ["event_shape", "tuple"]),
+    "no hidden sizes": (lambda: fd.NSF(KEY, (3,), hidden_sizes=()), ["hidden_sizes", "one"]),
+    "activations": (lambda: fd.NSF(KEY, (3,), activation=["relu"]), ["activation", "relu"]),
+    "transformer": (
+        lambda: fd.Coupling(KEY, (3,), transformer="spline"),
+        ["transformer", "spline"],
+    ),
+    "inverse of a number": (lambda: fd.Inverse(3), ["transform", "int"]),
+    "a layer for a factory": (
+        lambda: fd.Repeat(KEY, fd.Reverse((3,)), 2),
+        ["make_layer", "function", "Reverse"],
+    ),
+    "permutation of floats": (lambda: fd.Permute([0.5, 1.2]), ["permutation", "0.5"]),
+    "sample key": (lambda: SMALL_NVP.sample(0), ["key", "jax.random.key"]),
+    "stack index": (lambda: SMALL_NVP.bijector.layers[0].layers[0][7], ["range"]),
+    "context batch": (
+        lambda: CONDITIONAL.condition(jnp.ones((6, 2))).log_prob(jnp.ones((5, 3))),
+        ["(5,)", "(6,)", "context"],
+    ),
+    "conditioner without context": (
+        lambda: fd.AffineCoupling(
+            KEY, (2,), context_shape=(2,), conditioner=fd.MLP(KEY, 1, 2)
+        ).forward_and_log_det(jnp.ones(2), jnp.ones(2)),
+        ["context", "context_size"],
+    ),
+    "discrete base": (
+        lambda: fd.Flow(dist.Poisson(jnp.ones(3)).to_event(1), fd.Reverse((3,))),
+        ["base", "discrete", "Poisson"],
+    ),
 }
 
 
 @pytest.mark.parametrize("case", sorted(MISUSE))
 def test_misuse_names_argument_given_and_expected(case):
     call, words = MISUSE[case]
-    with pytest.raises((TypeError, ValueError, AttributeError)) as raised:
+    with pytest.raises((TypeError, ValueError, AttributeError, IndexError)) as raised:
         call()
     for word in words:
         assert word in str(raised.value)

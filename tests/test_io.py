@@ -186,6 +186,9 @@ def test_a_base_that_cannot_be_written_comes_from_the_template(path, key):
     with pytest.raises(ValueError, match=r"the base: a LogNormal holds more than .*like=flow"):
         load(path)
     assert load(path, like=flow).base is flow.base
+    other = flow.replace(base=dist.LogNormal(jnp.full(3, 0.5), 1.0).to_event(1))
+    with pytest.raises(ValueError, match="other parameters"):
+        load(path, like=other)
 
 
 def test_saving_replaces_in_one_step(path, monkeypatch):

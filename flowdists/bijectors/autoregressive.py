@@ -13,12 +13,14 @@ from numpyro.distributions import constraints
 
 from flowdists import _check
 from flowdists._pytree import static
+from flowdists.bijectors._events import batch_of, flatten_event
 from flowdists.bijectors._implicit import generate, normalize
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
 from flowdists.networks.base import Activation
 from flowdists.networks.conditioner import flatten_context
 from flowdists.networks.made import MADE
 from flowdists.transformers import Affine, Transformer
+from flowdists.transformers.base import check_transformer
 
 
 class MaskedAutoregressive(Bijector):
@@ -79,13 +81,9 @@ class MaskedAutoregressive(Bijector):
     ) -> None:
         caller = type(self).__name__
         key = _check.key(caller, key)
-        if not isinstance(transformer, Transformer):
-            raise TypeError(
-                f"{caller}: `transformer` must be a Transformer, got {type(transformer).__name__}"
-            )
         self.event_shape = _check.shape(caller, "event_shape", event_shape)
         self.context_shape = _check.optional_shape(caller, "context_shape", context_shape)
-        self.transformer = transformer
+        self.transformer = check_transformer(caller, transformer)
         self.network = MADE(
             key,
             math.prod(self.event_shape),
@@ -119,13 +117,14 @@ class MaskedAutoregressive(Bijector):
         self, direction: Callable[..., Any], value: Array, context: Array | None
     ) -> tuple[Array, Array]:
         """Run on features first, in the order of generation: each step's rows are contiguous."""
-        batch = value.shape[: value.ndim - self.event_ndims_in]
+        batch = batch_of(value, self.event_shape)
         context = flatten_context(context, self.context_shape)
         layers = self.network.prepare(context, len(batch))
         order = np.array(self.network.order)
         # The scalar maps compute in float32 at least, and a loop cannot change its dtype.
         dtype = jnp.result_type(value, *jax.tree.leaves(layers), jnp.float32)
-        ordered = jnp.moveaxis(value.reshape(*batch, -1), -1, 0)[order].astype(dtype)
+        ordered = flatten_event(value, self.event_shape)
+        ordered = jnp.moveaxis(ordered, -1, 0)[order].astype(dtype)
         ordered, log_det = direction(self.network.architecture, self.transformer, layers, ordered)
         result = jnp.moveaxis(ordered[np.argsort(order)], 0, -1)
         return result.reshape(*batch, *self.event_shape), log_det

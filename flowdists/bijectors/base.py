@@ -38,11 +38,11 @@ class Bijector(Transform, distrax.Bijector):
 
     **To write a layer**, subclass, annotate the fields (parameters as they are, configuration as
     ``static()``), provide ``event_shape``, and write the two methods. Inputs have shape
-    ``(*batch, *event_shape)``; log-determinants always have the full shape ``batch``, in nats.
-    Both methods are wrapped on definition: their input arrives as a floating-point array whose
-    event shape has been checked; ``context`` is given exactly if ``context_shape`` is set, and then
-    the input has been broadcast to the joint batch shape (the context has not: its batch may have
-    fewer axes, so that work on the context is not repeated).
+    ``(*batch, *event_shape)``; log-determinants have the shape ``batch``, in nats. Both methods are
+    wrapped on definition: a scalar log-determinant is broadcast to the batch; the input arrives as
+    a floating-point array whose event shape has been checked; ``context`` is given exactly if
+    ``context_shape`` is set, and then the input has been broadcast to the joint batch shape (the
+    context has not: its batch may have fewer axes, so that work on it is not repeated).
 
     >>> import jax.numpy as jnp
     >>> class Scale(Bijector):
@@ -51,11 +51,9 @@ class Bijector(Transform, distrax.Bijector):
     ...     def event_shape(self):
     ...         return self.log_scale.shape
     ...     def forward_and_log_det(self, x, context=None):
-    ...         return x * jnp.exp(self.log_scale), jnp.broadcast_to(
-    ...             self.log_scale.sum(), x.shape[:-1])
+    ...         return x * jnp.exp(self.log_scale), self.log_scale.sum()
     ...     def inverse_and_log_det(self, y, context=None):
-    ...         return y * jnp.exp(-self.log_scale), jnp.broadcast_to(
-    ...             -self.log_scale.sum(), y.shape[:-1])
+    ...         return y * jnp.exp(-self.log_scale), -self.log_scale.sum()
     >>> layer = Scale(jnp.array([0.0, 1.0]))
     >>> print(layer.inv(layer(jnp.ones(2))), layer.log_abs_det_jacobian(jnp.ones(2), None))
     [1. 1.] 1.0
@@ -319,6 +317,20 @@ def _equal_concrete(a: Any, b: Any) -> bool:
     return bool(np.array_equal(np.asarray(a), np.asarray(b)))
 
 
+def _check_result(
+    caller: str, result: tuple[Array, Array], event_ndims: int
+) -> tuple[Array, Array]:
+    """Give the log-determinant the batch shape of the value; NumPyro sums a scalar wrong."""
+    value, log_det = result
+    batch = value.shape[: value.ndim - event_ndims]
+    if jnp.shape(log_det) not in (batch, ()):
+        raise ValueError(
+            f"{caller}: the log-determinant must have the batch shape {batch} or be a scalar, got "
+            f"shape {jnp.shape(log_det)}"
+        )
+    return value, jnp.broadcast_to(log_det, batch)
+
+
 def _checked(method: Callable[..., Any], direction: Direction) -> Callable[..., Any]:
     """Wrap an author's method so that its input is checked, and is an array, before it runs."""
 
@@ -328,15 +340,16 @@ def _checked(method: Callable[..., Any], direction: Direction) -> Callable[..., 
         argument = "x" if direction == "forward" else "y"
         value = _check.float_array(caller, argument, value)
         source, _ = self._event_sides(direction)
-        ndims, _ = self._event_ndims(direction)
+        ndims, ndims_out = self._event_ndims(direction)
         _check.event_shape(caller, argument, value.shape, source, ndims)
         if self.context_shape is None:
             _check.no_context(caller, context)
-            return method(self, value)
+            return _check_result(caller, method(self, value), ndims_out)
         context = _check.context(caller, context, self.context_shape)
-        batch = value.shape[: value.ndim - ndims]
-        joint = jnp.broadcast_shapes(batch, context.shape[: context.ndim - len(self.context_shape)])
-        value = jnp.broadcast_to(value, joint + value.shape[value.ndim - ndims :])
-        return method(self, value, context)
+        cut = value.ndim - ndims
+        context_batch = context.shape[: context.ndim - len(self.context_shape)]
+        joint = _check.joint_batch(caller, argument, value.shape[:cut], context_batch)
+        value = jnp.broadcast_to(value, joint + value.shape[cut:])
+        return _check_result(caller, method(self, value, context), ndims_out)
 
     return wrapper

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 from numpyro.distributions import constraints
-from numpyro.distributions.util import sum_rightmost
 
+from flowdists.bijectors._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
 from flowdists.bijectors.foreign import as_bijector
 
@@ -160,7 +160,7 @@ class Chain(Bijector):
         for layer, ndims in zip(self._ordered(direction), ndims_in, strict=True):
             step = getattr(layer, f"{direction}_and_log_det")
             value, log_det = step(value, None if layer.context_shape is None else context)
-            total = total + sum_rightmost(log_det, ndims - layer._event_ndims(direction)[0])
+            total = total + sum_last(log_det, ndims - layer._event_ndims(direction)[0])
         batch_ndims = value.ndim - self._event_ndims(direction)[1]
         return value, jnp.broadcast_to(total, value.shape[:batch_ndims])
 

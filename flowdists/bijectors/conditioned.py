@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from numpyro.distributions import constraints
 
 from flowdists import _check
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
+from flowdists.bijectors.wrapper import Wrapper
 
 
-class Conditioned(Bijector):
+class Conditioned(Wrapper):
     """``bijector`` given ``context``: an ordinary bijector that takes no context.
 
     The context is a leaf, so that gradients reach it. Its batch axes become batch axes of the map:
@@ -42,32 +42,20 @@ class Conditioned(Bijector):
         return self.context.shape[: self.context.ndim - len(self.bijector.context_shape)]
 
     @property
-    def event_shape(self) -> Shape | None:
-        return self.bijector.event_shape
+    def _inner(self) -> Bijector:
+        return self.bijector
 
     @property
-    def event_shape_out(self) -> Shape | None:
-        return self.bijector.event_shape_out
+    def context_shape(self) -> None:
+        return None
 
     @property
-    def event_ndims_in(self) -> int:
-        return self.bijector.event_ndims_in
+    def is_constant_jacobian(self) -> bool:
+        return False  # not the same for every context
 
     @property
-    def event_ndims_out(self) -> int:
-        return self.bijector.event_ndims_out
-
-    @property
-    def cheap_direction(self) -> Direction:
-        return self.bijector.cheap_direction
-
-    @property
-    def domain(self) -> constraints.Constraint:
-        return self.bijector.domain
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        return self.bijector.codomain
+    def is_constant_log_det(self) -> bool:
+        return False
 
     def forward_shape(self, shape: Shape) -> Shape:
         return self._broadcast(self.bijector.forward_shape(shape), self.event_ndims_out)

@@ -17,6 +17,7 @@ from flowdists.networks.base import Activation
 from flowdists.networks.conditioner import as_conditioner, flatten_context
 from flowdists.networks.mlp import MLP, ResidualMLP
 from flowdists.transformers import Affine, RationalQuadratic, Transformer
+from flowdists.transformers.base import check_transformer
 
 
 class Coupling(Bijector):
@@ -77,7 +78,7 @@ class Coupling(Bijector):
         caller = type(self).__name__
         key = _check.key(caller, key)
         shape = _check.shape(caller, "event_shape", event_shape)
-        self.transformer = transformer
+        self.transformer = check_transformer(caller, transformer)
         self.partition = make_partition(caller, shape, mask, flip)
         self.context_shape = _check.optional_shape(caller, "context_shape", context_shape)
         in_size, changed = len(self.partition.kept), len(self.partition.changed)

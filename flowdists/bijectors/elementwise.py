@@ -12,8 +12,10 @@ from numpyro.distributions import constraints
 
 from flowdists import _check
 from flowdists._pytree import static
+from flowdists.bijectors._events import flatten_event
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
 from flowdists.transformers import RationalQuadratic, Transformer
+from flowdists.transformers.base import check_transformer
 
 
 class Affine(Bijector):
@@ -55,14 +57,10 @@ class Affine(Bijector):
         return True
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        batch = x.shape[: x.ndim - self.event_ndims_in]
-        y = self.loc + x * jnp.exp(self.log_scale)
-        return y, jnp.broadcast_to(self.log_scale.sum(), batch)
+        return self.loc + x * jnp.exp(self.log_scale), self.log_scale.sum()
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        batch = y.shape[: y.ndim - self.event_ndims_in]
-        x = (y - self.loc) * jnp.exp(-self.log_scale)
-        return x, jnp.broadcast_to(-self.log_scale.sum(), batch)
+        return (y - self.loc) * jnp.exp(-self.log_scale), -self.log_scale.sum()
 
 
 class Elementwise(Bijector):
@@ -78,7 +76,7 @@ class Elementwise(Bijector):
     event_shape: Shape = static()
 
     def __init__(self, transformer: Transformer, event_shape: Sequence[int] = ()) -> None:
-        self.transformer = transformer
+        self.transformer = check_transformer(type(self).__name__, transformer)
         self.event_shape = _check.shape(type(self).__name__, "event_shape", event_shape)
         self.params = jnp.zeros((transformer.num_params, *self.event_shape))
 
@@ -157,7 +155,7 @@ class Permute(Bijector):
     def __init__(
         self, permutation: Sequence[int], event_shape: Sequence[int] | None = None
     ) -> None:
-        order = tuple(int(i) for i in permutation)
+        order = _check.integers("Permute", "permutation", permutation)
         shape = (len(order),) if event_shape is None else event_shape
         self.event_shape = _check.shape("Permute", "event_shape", shape)
         if sorted(order) != list(range(math.prod(self.event_shape))):
@@ -178,9 +176,8 @@ class Permute(Bijector):
         return self._reorder(y, np.argsort(self.permutation))
 
     def _reorder(self, value: Array, order: np.ndarray) -> tuple[Array, Array]:
-        batch = value.shape[: value.ndim - self.event_ndims_in]
-        moved = value.reshape(*batch, -1)[..., order].reshape(value.shape)
-        return moved, jnp.zeros(batch, value.dtype)
+        moved = flatten_event(value, self.event_shape)[..., order].reshape(value.shape)
+        return moved, jnp.zeros((), value.dtype)
 
 
 class Reverse(Permute):

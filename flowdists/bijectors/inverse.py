@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from numpyro.distributions import constraints
 
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
+from flowdists.bijectors.foreign import as_bijector
 
 
 class Inverse(Bijector):
@@ -13,10 +16,16 @@ class Inverse(Bijector):
     ``t.inv`` makes one. It holds ``t`` itself, so that updated parameters update both.
 
     Args:
-      bijector: the layer to turn around.
+      bijector: the layer to turn around; a NumPyro transform or a distrax bijector will do.
+
+    Raises:
+      TypeError: if it is none of these.
     """
 
     bijector: Bijector
+
+    def __init__(self, bijector: Any) -> None:
+        self.bijector = as_bijector(bijector)
 
     @property
     def event_shape(self) -> Shape | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from flowdists import _check
 from flowdists._pytree import static
+from flowdists.bijectors._events import batch_of, flatten_event
 from flowdists.bijectors.base import Array, Bijector, Shape
 
 
@@ -79,17 +80,16 @@ class LULinear(Bijector):
         return True
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        batch = x.shape[: x.ndim - self.event_ndims_in]
-        y = x.reshape(*batch, -1) @ self.matrix.T + self.bias
-        return y.reshape(x.shape), jnp.broadcast_to(self.log_diagonal.sum(), batch)
+        y = flatten_event(x, self.event_shape) @ self.matrix.T + self.bias
+        return y.reshape(x.shape), self.log_diagonal.sum()
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        batch = y.shape[: y.ndim - self.event_ndims_in]
         lower, upper = self.factors
-        columns = (y.reshape(*batch, -1) - self.bias).reshape(-1, self.bias.shape[0]).T
+        columns = flatten_event(y, self.event_shape) - self.bias
+        columns = columns.reshape(math.prod(batch_of(y, self.event_shape)), self.bias.shape[0]).T
         columns = jax.scipy.linalg.solve_triangular(lower, columns, lower=True, unit_diagonal=True)
         columns = jax.scipy.linalg.solve_triangular(upper, columns, lower=False)
-        return columns.T.reshape(y.shape), jnp.broadcast_to(-self.log_diagonal.sum(), batch)
+        return columns.T.reshape(y.shape), -self.log_diagonal.sum()
 
 
 class Householder(Bijector):
@@ -137,10 +137,10 @@ class Householder(Bijector):
             along = (flat @ vector) / (vector @ vector)
             return flat - 2.0 * along[..., None] * vector, None
 
-        batch = value.shape[: value.ndim - self.event_ndims_in]
-        flat = value.reshape(*batch, -1).astype(jnp.result_type(value, self.vectors))
+        flat = flatten_event(value, self.event_shape)
+        flat = flat.astype(jnp.result_type(value, self.vectors))
         flat, _ = jax.lax.scan(step, flat, self.vectors, reverse=reverse)
-        return flat.reshape(value.shape), jnp.zeros(batch, flat.dtype)
+        return flat.reshape(value.shape), jnp.zeros((), flat.dtype)
 
 
 def random_rotation_factors(key: Array, size: int) -> tuple[Array, Array]:

@@ -46,15 +46,14 @@ class ActNorm(Bijector):
         return True
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        return self.loc + jnp.exp(self.log_scale) * x, self._log_det(x)
+        return self.loc + jnp.exp(self.log_scale) * x, self._log_det
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        return (y - self.loc) * jnp.exp(-self.log_scale), -self._log_det(y)
+        return (y - self.loc) * jnp.exp(-self.log_scale), -self._log_det
 
-    def _log_det(self, value: Array) -> Array:
-        batch = value.shape[: value.ndim - self.event_ndims_in]
-        positions = math.prod(self.event_shape[:-1])
-        return jnp.broadcast_to(positions * self.log_scale.sum(), batch)
+    @property
+    def _log_det(self) -> Array:
+        return math.prod(self.event_shape[:-1]) * self.log_scale.sum()
 
     def data_init(
         self, value: Array, context: Array | None = None, direction: Direction = "inverse"
@@ -66,7 +65,9 @@ class ActNorm(Bijector):
         value = _check.float_array("ActNorm.data_init", "value", value)
         axes = tuple(range(value.ndim - len(self.event_shape[-1:])))
         mean, deviation = value.mean(axes), value.std(axes)
-        log_deviation = jnp.log(jnp.where(deviation > 0, deviation, 1.0))
+        # What rounding leaves of a constant channel is not a scale.
+        rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value).max(axes, initial=0)
+        log_deviation = jnp.log(jnp.where(deviation > rounding, deviation, 1.0))
         layer = ActNorm(self.event_shape)
         if direction == "inverse":
             layer.loc, layer.log_scale = mean, log_deviation

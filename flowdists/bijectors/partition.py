@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
+from flowdists.bijectors._events import flatten_event
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -42,7 +43,7 @@ class Partition:
 
     def split(self, value: Array) -> tuple[Array, Array]:
         """``(*batch, *event_shape)`` to the kept and the changed part, ``(*batch, size)`` each."""
-        flat = value.reshape(*value.shape[: value.ndim - len(self.event_shape)], -1)
+        flat = flatten_event(value, self.event_shape)
         return _take(flat, self.kept), _take(flat, self.changed)
 
     def merge(self, kept: Array, changed: Array) -> Array:

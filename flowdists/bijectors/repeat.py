@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 
 from flowdists import _check
 from flowdists._pytree import static
-from flowdists.bijectors.base import Array, Bijector, Direction, Shape
+from flowdists.bijectors.base import Array, Bijector, Direction
+from flowdists.bijectors.foreign import as_bijector
+from flowdists.bijectors.wrapper import Wrapper
 
 
-class Repeat(Bijector):
+class Repeat(Wrapper):
     """``num_layers`` layers of one structure, composed; the first is nearest to the base.
 
     Parameters are stacked along a leading axis and the layers run under :func:`jax.lax.scan`, so
@@ -24,6 +27,7 @@ class Repeat(Bijector):
       num_layers: how many.
 
     Raises:
+      TypeError: for a key that is not a key, or a ``make_layer`` that is not a function.
       ValueError: if ``num_layers < 1``, or a layer changes the shape of events.
 
     >>> import jax
@@ -38,10 +42,15 @@ class Repeat(Bijector):
     def __init__(
         self, key: Array, make_layer: Callable[[Array], Bijector], num_layers: int
     ) -> None:
+        if isinstance(make_layer, Bijector) or not callable(make_layer):
+            raise TypeError(
+                "Repeat: `make_layer` must be a function from a key to a layer, got "
+                f"{type(make_layer).__name__}; Repeat.stack takes layers that exist"
+            )
         keys = jax.random.split(
             _check.key("Repeat", key), _check.positive_int("Repeat", "num_layers", num_layers)
         )
-        self._set(jax.vmap(make_layer)(keys), num_layers)
+        self._set(jax.vmap(lambda key: as_bijector(make_layer(key)))(keys), num_layers)
 
     @classmethod
     def stack(cls, layers: Sequence[Bijector]) -> Repeat:
@@ -77,40 +86,21 @@ class Repeat(Bijector):
         """A single layer with the shapes of its parameters in place of their values."""
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.layers)
 
+    @property
+    def _inner(self) -> Bijector:
+        return self._one
+
     def __getitem__(self, index: int) -> Bijector:
-        """Layer ``index``, counted from the base."""
-        return jax.tree.map(lambda a: a[index], self.layers)
+        """Layer ``index``, counted from the base; negative ones from the data.
+
+        Raises:
+          IndexError: if there is no such layer.
+        """
+        position = range(self.num_layers)[operator.index(index)]
+        return jax.tree.map(lambda a: a[position], self.layers)
 
     def __len__(self) -> int:
         return self.num_layers
-
-    @property
-    def event_shape(self) -> Shape | None:
-        return self._one.event_shape
-
-    @property
-    def event_ndims_in(self) -> int:
-        return self._one.event_ndims_in
-
-    @property
-    def event_ndims_out(self) -> int:
-        return self._one.event_ndims_out
-
-    @property
-    def context_shape(self) -> Shape | None:
-        return self._one.context_shape
-
-    @property
-    def cheap_direction(self) -> Direction:
-        return self._one.cheap_direction
-
-    @property
-    def is_constant_jacobian(self) -> bool:
-        return self._one.is_constant_jacobian
-
-    @property
-    def is_constant_log_det(self) -> bool:
-        return self._one.is_constant_log_det
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         return self._scan("forward", x, context)
@@ -154,6 +144,9 @@ def _with_layers(stack: Repeat, layers: Bijector) -> Repeat:
 
 
 def _promote(value: Array, layers: Bijector, context: Array | None) -> Array:
-    """``value`` in the dtype that the layers will give it: a scan's carry cannot change dtype."""
+    """``value`` in the dtype that the layers will give it, for a scan's carry cannot change dtype.
+
+    At least float32, in which log-determinants accumulate even if networks compute in less.
+    """
     others = [*jax.tree.leaves(layers), *([] if context is None else [context])]
-    return value.astype(jnp.result_type(value, *others))
+    return value.astype(jnp.result_type(value, *others, jnp.float32))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
 
+from flowdists.bijectors.base import Array, Bijector, real_constraint
+from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.foreign import Foreign
 
 
@@ -36,6 +40,30 @@ def to_support(constraint: constraints.Constraint) -> Foreign:
             f"{type(constraint).__name__}"
         )
     return Foreign(biject_to(jax.tree.map(_as_configuration, constraint)))
+
+
+def is_bounded(bijector: Bijector) -> bool:
+    """Whether the last layer maps onto a support outside of which it has no inverse."""
+    if isinstance(bijector, Chain):
+        return is_bounded(bijector.layers[-1])
+    if isinstance(bijector, Conditioned):
+        return is_bounded(bijector.bijector)
+    return isinstance(bijector, Foreign) and bijector.codomain != real_constraint(
+        bijector.event_ndims_out
+    )
+
+
+def strictly_inside(constraint: constraints.Constraint, value: Array) -> Array:
+    """Whether each event lies inside ``constraint`` and not at its bounds; of shape ``batch``."""
+    unbounded = jax.lax.stop_gradient(biject_to(constraint).inv(value))
+    axes = tuple(range(value.ndim - constraint.event_dim, unbounded.ndim))
+    return constraint(value) & jnp.isfinite(unbounded).all(axes)
+
+
+def interior_point(constraint: constraints.Constraint, like: Array) -> Array:
+    """A point inside ``constraint``, of the shape and dtype of ``like``."""
+    transform = biject_to(constraint)
+    return transform(jnp.zeros(transform.inverse_shape(like.shape), like.dtype))
 
 
 def _as_configuration(bound: object) -> object:

@@ -88,6 +88,6 @@ def _hashable(value: Any) -> Any:
     """Options as configuration: sequences and arrays become tuples."""
     if isinstance(value, jax.Array | np.ndarray):
         return _hashable(np.asarray(value).tolist())
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return tuple(_hashable(item) for item in value)
     return value

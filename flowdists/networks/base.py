@@ -55,7 +55,7 @@ def resolve_activation(activation: Activation) -> Callable[[Array], Array]:
     """
     if callable(activation):
         return activation
-    function = getattr(jax.nn, activation, None)
+    function = getattr(jax.nn, activation, None) if isinstance(activation, str) else None
     if not callable(function):
         raise ValueError(
             f"`activation` must be a function or the name of one in jax.nn, got {activation!r}"

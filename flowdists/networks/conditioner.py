@@ -34,8 +34,8 @@ class ForeignConditioner(Network):
             x = jnp.concatenate(
                 [x, jnp.broadcast_to(context, (*batch, context.shape[-1]))], axis=-1
             )
-        flat = jax.vmap(function)(x.reshape(-1, x.shape[-1]))
-        return flat.reshape(*x.shape[:-1], -1)
+        flat = jax.vmap(function)(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+        return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
 
 def as_conditioner(
@@ -57,7 +57,7 @@ def as_conditioner(
     wanted = f"map {in_size + context_size} features to {out_size}"
     try:
         shape = jax.eval_shape(lambda x, c: network(x, c), inputs, context).shape
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{caller}: `conditioner` must {wanted}; calling it failed") from error
     if shape != (1, out_size):
         raise ValueError(f"{caller}: `conditioner` must {wanted}, got {math.prod(shape)}")

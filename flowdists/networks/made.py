@@ -170,9 +170,7 @@ def evaluate(architecture: Architecture, layers: Layers, x: Array) -> Array:
 
 
 def _hidden_sizes(hidden_sizes: Sequence[int], residual: bool) -> tuple[int, ...]:
-    sizes = _check.shape("MADE", "hidden_sizes", hidden_sizes)
-    if not sizes:
-        raise ValueError("MADE: `hidden_sizes` must hold at least one width, got ()")
+    sizes = _check.sizes("MADE", "hidden_sizes", hidden_sizes)
     if residual:
         equal_width("MADE", sizes)
     return sizes

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from flowdists import _check
 from flowdists._pytree import static
@@ -48,7 +49,7 @@ class MLP(Network):
         context_size: int = 0,
         activation: Activation = "relu",
     ) -> None:
-        sizes = _check.shape("MLP", "hidden_sizes", hidden_sizes)
+        sizes = _check.sizes("MLP", "hidden_sizes", hidden_sizes)
         resolve_activation(activation)
         input_key, context_key, output_key, *keys = jax.random.split(key, len(sizes) + 2)
         self.input_layer = Linear(input_key, in_size, sizes[0])
@@ -61,9 +62,7 @@ class MLP(Network):
 
     def __call__(self, x: Array, context: Any = None) -> Array:
         activation = resolve_activation(self.activation)
-        h = self.input_layer(x)
-        if self.context_weight is not None:
-            h = h + context @ self.context_weight
+        h = self.input_layer(x) + context_term("MLP", self.context_weight, context)
         for layer in self.hidden_layers:
             h = layer(activation(h))
         return self.output_layer(activation(h))
@@ -119,9 +118,7 @@ class ResidualMLP(Network):
 
     def __call__(self, x: Array, context: Any = None) -> Array:
         activation = resolve_activation(self.activation)
-        h = self.input_layer(x)
-        if self.context_weight is not None:
-            h = h + context @ self.context_weight
+        h = self.input_layer(x) + context_term("ResidualMLP", self.context_weight, context)
         for i, (first, second) in enumerate(self.blocks):
             update = second(activation(first(activation(h))))
             if self.gates:
@@ -135,13 +132,29 @@ def context_matrix(key: Array, context_size: int, width: int) -> Array | None:
     return Linear(key, context_size, width).weight if context_size else None
 
 
+def context_term(caller: str, context_weight: Array | None, context: Any) -> Any:
+    """What the context adds to the first layer; 0 without one.
+
+    Raises:
+      ValueError: if there is a context, but the network was built without ``context_size``.
+    """
+    if context_weight is not None:
+        return context @ context_weight
+    if context is not None:
+        raise ValueError(
+            f"{caller}: `context` was given (shape {jnp.shape(context)}), expected None: the "
+            "network was built without `context_size`"
+        )
+    return 0.0
+
+
 def equal_width(caller: str, hidden_sizes: Sequence[int]) -> int:
     """The common width of a residual network's blocks.
 
     Raises:
       ValueError: if the widths differ.
     """
-    sizes = _check.shape(caller, "hidden_sizes", hidden_sizes)
+    sizes = _check.sizes(caller, "hidden_sizes", hidden_sizes)
     if len(set(sizes)) != 1:
         raise ValueError(f"{caller}: `hidden_sizes` must all be equal, got {sizes}")
     return sizes[0]

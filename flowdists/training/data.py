@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -75,8 +76,8 @@ def split(
 
 
 def _split_fraction(key: Array, data: Data, fraction: Any) -> tuple[Data, Data | None]:
-    is_number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
-    if not is_number or not 0 <= fraction < 1:
+    is_number = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
+    if not is_number or not 0 <= float(fraction) < 1:
         raise ValueError(
             "fit: `validation` must be a fraction in [0, 1), an array, a tuple of arrays or None, "
             f"got {fraction!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import time
 import warnings
@@ -212,7 +213,7 @@ def _check_numbers(
     _check.positive_int("fit", "max_epochs", max_epochs)
     if patience is not None:
         _check.positive_int("fit", "patience", patience)
-    if ema is not None and not (isinstance(ema, int | float) and 0 < ema < 1):
+    if ema is not None and not (isinstance(ema, numbers.Real) and 0 < float(ema) < 1):
         raise ValueError(f"fit: `ema` must be a decay between 0 and 1, or None, got {ema!r}")
     if clip_norm is not None:
         _check.positive("fit", "clip_norm", clip_norm)

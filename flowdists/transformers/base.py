@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-__all__ = ["Transformer"]
+__all__ = ["Transformer", "check_transformer"]
 
 
 class Transformer(ABC):
@@ -65,3 +65,15 @@ class Transformer(ABC):
             )
         dtype = jnp.result_type(x, params, jnp.float32)
         return x.astype(dtype), params.astype(dtype)
+
+
+def check_transformer(caller: str, transformer: object) -> Transformer:
+    """Return ``transformer`` if it is one.
+
+    Raises:
+      TypeError: otherwise, naming the ``caller``.
+    """
+    if not isinstance(transformer, Transformer):
+        given = transformer.__name__ if isinstance(transformer, type) else repr(transformer)
+        raise TypeError(f"{caller}: `transformer` must be a Transformer, got {given}")
+    return transformer

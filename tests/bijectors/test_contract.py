@@ -211,6 +211,14 @@ def test_the_log_det_uses_the_cheap_direction():
     assert not has_loop(fd.Chain([layer, fd.Reverse((4,))]))
 
 
+def test_a_stack_is_a_sequence_of_its_layers():
+    stack = table.build("layer:repeat")
+    assert len(list(stack)) == len(stack) == 3
+    assert stack[-1].eq(stack[2], static=True)
+    z = jax.random.normal(jax.random.key(0), (4,))
+    np.testing.assert_allclose(fd.Chain(list(stack))(z), stack(z), rtol=1e-5, atol=1e-6)
+
+
 def test_nesting_in_both_frameworks():
     layer, scalar = vector_layer(), fd.RationalQuadraticSpline(())
     x = jax.random.normal(jax.random.key(0), (3, 5))
@@ -244,6 +252,25 @@ class TestAuthors:
 
         with pytest.raises(TypeError, match="inverse_and_log_det"):
             Half((2,))
+
+    @pytest.mark.parametrize("shape", [(), (2,)])
+    def test_a_log_det_of_another_shape_is_broadcast_or_refused(self, shape):
+        class Doubling(fd.Bijector):
+            event_shape: tuple = fd.static(default=(2,))
+
+            def forward_and_log_det(self, x, context=None):
+                return 2 * x, jnp.full(shape, 2 * jnp.log(2.0))
+
+            def inverse_and_log_det(self, y, context=None):
+                return y / 2, jnp.full(shape, -2 * jnp.log(2.0))
+
+        flow = fd.Flow(fd.StandardNormal((3, 2)), Doubling())
+        if shape == ():
+            expected = dist.Normal(0, 2).log_prob(jnp.zeros((3, 2))).sum()
+            np.testing.assert_allclose(flow.log_prob(jnp.zeros((3, 2))), expected, rtol=1e-6)
+        else:
+            with pytest.raises(ValueError, match="batch shape"):
+                flow.log_prob(jnp.zeros((3, 2)))
 
     def test_a_missing_event_shape_fails_at_definition(self):
         with pytest.raises(TypeError, match="event_shape"):
