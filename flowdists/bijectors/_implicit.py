@@ -248,7 +248,9 @@ def _solve_transposed(
 
         w = (b - read(0)) / z_x
         # The stages' features are flipped one by one, so within an element the parameters are too.
-        h = pull(last, (z_params * w[:, None])[:, ::-1].reshape(-1, *w.shape[1:]))
+        by_param = (z_params * w[:, None])[:, ::-1]
+        features = len(w) * architecture.num_params
+        h = pull(last, by_param.reshape(features, *w.shape[1:]))
         if architecture.residual:
             for block in reversed(range(last // 2)):
                 first, second = 2 * block + 1, 2 * block + 2

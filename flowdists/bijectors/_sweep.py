@@ -78,7 +78,7 @@ def sweep(
         buffers, outputs = _run_segment(body, buffers, near_and_far, blocks)
         for written, buffer in zip(pieces, buffers, strict=True):
             written.append(buffer)
-        results.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), outputs))
+        results.append(jax.tree.map(_join_levels, outputs))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 
@@ -135,6 +135,12 @@ def _by_level(levels: slice, value: Array, sizes: np.ndarray) -> Array:
     """The features of a segment's levels, ``(levels, features of one level, ...)``."""
     block = value[_span(sizes, levels)]
     return block.reshape(levels.stop - levels.start, int(sizes[levels.start]), *value.shape[1:])
+
+
+def _join_levels(blocks: Array) -> Array:
+    """The inverse of :func:`_by_level`."""
+    levels, features, *rest = blocks.shape
+    return blocks.reshape(levels * features, *rest)
 
 
 def _span(sizes: np.ndarray, levels: slice) -> slice:
