@@ -5,6 +5,7 @@ The bijectors are at once :class:`numpyro.distributions.transforms.Transform`,
 to the data, ``inverse`` the data to the base.
 """
 
+import flowdists._distrax  # noqa: F401 (first, for its error)
 from flowdists.bases import StandardNormal, StandardUniform
 from flowdists.bijectors import (
     ActNorm,
