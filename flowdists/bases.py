@@ -87,6 +87,9 @@ class StandardUniform(dist.Distribution):
 
     Raises:
       ValueError: if ``low >= high``.
+
+    >>> print(StandardUniform((2,), 0.0, 0.5).log_prob(jnp.array([0.1, 0.2])))
+    1.3862944
     """
 
     pytree_data_fields = ()

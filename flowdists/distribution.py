@@ -238,6 +238,11 @@ class ConditionalFlow:
     Raises:
       TypeError: if ``base`` is not a NumPyro distribution, or ``bijector`` no bijector.
       ValueError: if the bijector takes no context.
+
+    >>> layer = AffineCoupling(jax.random.key(0), (3,), context_shape=(2,))
+    >>> flow = ConditionalFlow(StandardNormal((3,)), layer)
+    >>> flow.condition(jnp.ones((5, 2))).sample(jax.random.key(1), (10,)).shape
+    (10, 5, 3)
     """
 
     base: dist.Distribution

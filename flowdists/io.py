@@ -57,6 +57,10 @@ def save(path: str | os.PathLike[str], flow: AnyFlow) -> None:
       TypeError: if ``flow`` is not a flow, has a leaf that is not a floating-point array, or is
         traced (saving under ``jit``).
       FileNotFoundError: if the folder does not exist.
+
+    >>> import os, tempfile
+    >>> flow = MAF(jax.random.key(0), (2,), num_layers=2, hidden_sizes=(8,))
+    >>> save(os.path.join(tempfile.mkdtemp(), "flow.safetensors"), flow)
     """
     data = encode(flow)
     target = Path(path)

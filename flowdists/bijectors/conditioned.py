@@ -22,6 +22,10 @@ class Conditioned(Wrapper):
     Raises:
       ValueError: if the layer takes no context, or one of another shape.
       TypeError: if the context is not floating point.
+
+    >>> layer = AffineCoupling(jax.random.key(0), (4,), context_shape=(2,))
+    >>> Conditioned(layer, jnp.ones((5, 2)))(jnp.zeros(4)).shape
+    (5, 4)
     """
 
     bijector: Bijector

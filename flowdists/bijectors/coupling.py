@@ -134,6 +134,10 @@ class AffineCoupling(Coupling):
       scale: how the log-scale is bounded: "tanh" (softly, the default), "sigmoid" (Glow's), "exp"
         (not at all).
       **options: as in :class:`Coupling`, but for ``transformer``.
+
+    >>> layer = AffineCoupling(jax.random.key(0), (3, 4), mask="checkerboard")
+    >>> layer.forward_and_log_det(jnp.ones((7, 3, 4)))[1].shape
+    (7,)
     """
 
     def __init__(
@@ -152,6 +156,10 @@ class SplineCoupling(Coupling):
       bound: the spline acts on ``[-bound, bound]``.
       tails: "linear" (the identity outside the bounds) or "circular".
       **options: as in :class:`Coupling`, but for ``transformer``.
+
+    >>> layer = SplineCoupling(jax.random.key(0), (4,), num_bins=10, bound=5.0)
+    >>> layer.event_shape
+    (4,)
     """
 
     def __init__(

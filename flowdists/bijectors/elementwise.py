@@ -69,6 +69,14 @@ class Elementwise(Bijector):
     Args:
       transformer: the family of scalar maps.
       event_shape: shape of one event; ``()`` for a scalar.
+
+    Raises:
+      TypeError: if ``transformer`` is not one.
+      ValueError: for a bad shape.
+
+    >>> layer = Elementwise(RationalQuadratic(num_bins=4), (2, 3))
+    >>> layer.params.shape
+    (11, 2, 3)
     """
 
     params: Array
@@ -185,6 +193,9 @@ class Reverse(Permute):
 
     Args:
       event_shape: shape of one event.
+
+    >>> print(Reverse((3,))(jnp.array([1.0, 2.0, 3.0])))
+    [3. 2. 1.]
     """
 
     def __init__(self, event_shape: Sequence[int]) -> None:

@@ -20,6 +20,10 @@ class Inverse(Bijector):
 
     Raises:
       TypeError: if it is none of these.
+
+    >>> layer = Affine(jnp.ones(2), 2 * jnp.ones(2))
+    >>> print(Inverse(layer)(layer(jnp.array([3.0, 4.0]))))
+    [3. 4.]
     """
 
     bijector: Bijector

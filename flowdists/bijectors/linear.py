@@ -106,6 +106,11 @@ class Householder(Bijector):
     Raises:
       TypeError: for a key that is not a key.
       ValueError: for a bad shape or ``num_reflections < 1``.
+
+    >>> layer = Householder(jax.random.key(0), (3,), num_reflections=1)
+    >>> y = layer(jnp.array([3.0, 0.0, 4.0]))
+    >>> bool(jnp.isclose(jnp.linalg.norm(y), 5.0))
+    True
     """
 
     vectors: Array

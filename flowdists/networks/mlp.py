@@ -82,6 +82,13 @@ class ResidualMLP(Network):
       hidden_sizes: one width for each block, all equal.
       context_size: length of the context vector, 0 for none.
       activation: a function, or the name of one in :mod:`jax.nn`.
+
+    Raises:
+      ValueError: if widths differ or are not positive, or the activation is unknown.
+
+    >>> network = ResidualMLP(jax.random.key(0), 3, 4, hidden_sizes=(16, 16))
+    >>> network(jnp.ones((5, 3))).shape
+    (5, 4)
     """
 
     input_layer: Linear

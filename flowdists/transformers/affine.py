@@ -29,6 +29,10 @@ class Affine(Transformer):
 
     The two without a lower bound overflow in the inverse once :math:`e^{-s}` does, in float32
     at :math:`s < -88`.
+
+    >>> y, log_slope = fd.transformers.Affine().forward(jnp.ones(3), jnp.zeros((2, 3)))
+    >>> print(y)
+    [1. 1. 1.]
     """
 
     scale: str = "tanh"
@@ -66,7 +70,12 @@ class Affine(Transformer):
 
 @dataclass(frozen=True)
 class Additive(Transformer):
-    r"""Shift, :math:`y = x + t`, with :math:`t` = ``params[0]`` (Dinh et al. 2015; log-slope 0)."""
+    r"""Shift, :math:`y = x + t`, with :math:`t` = ``params[0]`` (Dinh et al. 2015; log-slope 0).
+
+    >>> y, log_slope = fd.transformers.Additive().forward(jnp.ones(3), 2 * jnp.ones((1, 3)))
+    >>> print(y)
+    [3. 3. 3.]
+    """
 
     @property
     def num_params(self) -> int:

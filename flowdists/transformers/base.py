@@ -22,6 +22,9 @@ class Transformer(ABC):
 
     Every family contains the identity, at ``params = 0``, so that a layer whose network
     outputs zeros changes nothing.
+
+    >>> fd.transformers.Affine().num_params
+    2
     """
 
     @property

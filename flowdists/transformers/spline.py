@@ -54,6 +54,11 @@ class RationalQuadratic(Transformer):
       fixed point of every such map, so compose with a shift of the angle to move it.
 
     Values, first and second derivatives are finite, in float32 even for parameters of ±1000.
+
+    >>> spline = RationalQuadratic(num_bins=5)
+    >>> y, log_slope = spline.forward(jnp.array([0.5, 9.0]), jnp.zeros((spline.num_params, 2)))
+    >>> print(y)
+    [0.5 9. ]
     """
 
     num_bins: int = 8
