@@ -13,11 +13,27 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from flowdists import _check
+
 Array = jax.Array
 Shape = tuple[int, ...]
 
 
-class StandardNormal(dist.Distribution):
+class _Standard(dist.Distribution):
+    """A distribution without parameters: a pytree without leaves."""
+
+    pytree_data_fields = ()
+
+    @property
+    def has_rsample(self) -> bool:
+        return True
+
+    def rsample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Draw; the draws do not depend on any parameter."""
+        return self.sample(key, sample_shape)
+
+
+class StandardNormal(_Standard):
     """Independent standard normals over an event of any shape. A pytree without leaves.
 
     Args:
@@ -28,8 +44,6 @@ class StandardNormal(dist.Distribution):
     (5,)
     """
 
-    pytree_data_fields = ()
-
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -37,7 +51,8 @@ class StandardNormal(dist.Distribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        super().__init__(tuple(batch_shape), tuple(event_shape), validate_args=validate_args)
+        shape = _check.shape("StandardNormal", "event_shape", event_shape)
+        super().__init__(tuple(batch_shape), shape, validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -46,14 +61,6 @@ class StandardNormal(dist.Distribution):
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
         """Draw ``(*sample_shape, *batch_shape, *event_shape)``."""
         return jax.random.normal(key, self.shape(tuple(sample_shape)))
-
-    def rsample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Draw; the draws do not depend on any parameter."""
-        return self.sample(key, sample_shape)
-
-    @property
-    def has_rsample(self) -> bool:
-        return True
 
     def log_prob(self, value: Array) -> Array:
         """Log-density in nats, of shape ``(*sample_shape, *batch_shape)``."""
@@ -74,7 +81,7 @@ class StandardNormal(dist.Distribution):
         return StandardNormal(self.event_shape, _expanded(self, batch_shape))
 
 
-class StandardUniform(dist.Distribution):
+class StandardUniform(_Standard):
     """Independent uniforms on ``(low, high)`` over an event of any shape, without leaves.
 
     The density outside is zero.
@@ -92,7 +99,6 @@ class StandardUniform(dist.Distribution):
     1.3862944
     """
 
-    pytree_data_fields = ()
     pytree_aux_fields = ("low", "high")
 
     def __init__(
@@ -107,7 +113,8 @@ class StandardUniform(dist.Distribution):
         if not low < high:
             raise ValueError(f"StandardUniform: `low` must be below `high`, got {low} and {high}")
         self.low, self.high = float(low), float(high)
-        super().__init__(tuple(batch_shape), tuple(event_shape), validate_args=validate_args)
+        shape = _check.shape("StandardUniform", "event_shape", event_shape)
+        super().__init__(tuple(batch_shape), shape, validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -117,14 +124,6 @@ class StandardUniform(dist.Distribution):
         """Draw ``(*sample_shape, *batch_shape, *event_shape)``."""
         shape = self.shape(tuple(sample_shape))
         return jax.random.uniform(key, shape, minval=self.low, maxval=self.high)
-
-    def rsample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Draw; the draws do not depend on any parameter."""
-        return self.sample(key, sample_shape)
-
-    @property
-    def has_rsample(self) -> bool:
-        return True
 
     def log_prob(self, value: Array) -> Array:
         """Log-density in nats, of shape ``(*sample_shape, *batch_shape)``; ``-inf`` outside."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flowdists.bijectors.autoregressive import MaskedAutoregressive
@@ -60,19 +60,15 @@ def MAF(
     >>> flow.condition(jax.numpy.ones((5, 4))).sample(jax.random.key(1)).shape
     (5, 3)
     """
-
-    def make_layer(key: Array, flip: bool) -> Bijector:
-        return MaskedAutoregressive(
-            key,
-            event_shape,
-            transformer=Affine(scale=scale),
-            order=_layer_order(order, flip),
-            context_shape=context_shape,
-            hidden_sizes=hidden_sizes,
-            residual=residual,
-            activation=activation,
-        )
-
+    make_layer = _layers(
+        event_shape,
+        order,
+        transformer=Affine(scale=scale),
+        context_shape=context_shape,
+        hidden_sizes=hidden_sizes,
+        residual=residual,
+        activation=activation,
+    )
     return Chain([alternate("MAF", key, make_layer, num_layers), ActNorm(event_shape)])
 
 
@@ -120,24 +116,31 @@ def IAF(
     >>> x.shape, log_prob.shape
     ((10, 3), (10,))
     """
+    make_layer = _layers(
+        event_shape,
+        order,
+        transformer=Affine(scale=scale),
+        context_shape=context_shape,
+        hidden_sizes=hidden_sizes,
+        residual=residual,
+        activation=activation,
+    )
+    return Chain(
+        [
+            alternate("IAF", key, lambda k, flip: Inverse(make_layer(k, flip)), num_layers),
+            ActNorm(event_shape),
+        ]
+    )
+
+
+def _layers(
+    event_shape: Shape, order: str | Sequence[int], **options: Any
+) -> Callable[[Array, bool], Bijector]:
+    """What makes a layer from a key and the sense of its order."""
 
     def make_layer(key: Array, flip: bool) -> Bijector:
-        layer = MaskedAutoregressive(
-            key,
-            event_shape,
-            transformer=Affine(scale=scale),
-            order=_layer_order(order, flip),
-            context_shape=context_shape,
-            hidden_sizes=hidden_sizes,
-            residual=residual,
-            activation=activation,
-        )
-        return Inverse(layer)
+        alternating = "descending" if flip else "ascending"
+        own_order = alternating if isinstance(order, str) and order == "alternate" else order
+        return MaskedAutoregressive(key, event_shape, order=own_order, **options)
 
-    return Chain([alternate("IAF", key, make_layer, num_layers), ActNorm(event_shape)])
-
-
-def _layer_order(order: str | Sequence[int], flip: bool) -> str | Sequence[int]:
-    if isinstance(order, str) and order == "alternate":
-        return "descending" if flip else "ascending"
-    return order
+    return make_layer
