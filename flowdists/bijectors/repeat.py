@@ -75,20 +75,16 @@ class Repeat(Wrapper):
     def _set(self, layers: Bijector, num_layers: int) -> None:
         self.layers = layers
         self.num_layers = num_layers
-        if self._one.event_shape != self._one.event_shape_out:
+        if self._inner.event_shape != self._inner.event_shape_out:
             raise ValueError(
-                f"Repeat: a layer must keep the event shape, got {self._one.name} from "
-                f"{self._one.event_shape} to {self._one.event_shape_out}"
+                f"Repeat: a layer must keep the event shape, got {self._inner.name} from "
+                f"{self._inner.event_shape} to {self._inner.event_shape_out}"
             )
 
     @property
-    def _one(self) -> Bijector:
+    def _inner(self) -> Bijector:
         """A single layer with the shapes of its parameters in place of their values."""
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.layers)
-
-    @property
-    def _inner(self) -> Bijector:
-        return self._one
 
     def __getitem__(self, index: int) -> Bijector:
         """Layer ``index``, counted from the base; negative ones from the data.

@@ -7,10 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
 
-from flowdists.bijectors.base import Array, Bijector, real_constraint
+from flowdists.bijectors.base import Array, Bijector
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.foreign import Foreign
+
+_INTERVALS = (
+    constraints.interval,
+    constraints.open_interval,
+    constraints.greater_than,
+    constraints.greater_than_eq,
+    constraints.less_than,
+    constraints.less_than_eq,
+    type(constraints.positive),
+    type(constraints.nonnegative),
+    type(constraints.unit_interval),
+)
 
 
 def to_support(constraint: constraints.Constraint) -> Foreign:
@@ -43,14 +55,21 @@ def to_support(constraint: constraints.Constraint) -> Foreign:
 
 
 def is_bounded(bijector: Bijector) -> bool:
-    """Whether the last layer maps onto a support outside of which it has no inverse."""
+    """Whether the last layer maps elementwise onto an interval, outside of which it has no inverse.
+
+    Other constraints (a simplex, say) are not looked at: they hold only up to rounding, and what
+    is right for a bound would turn that into a density of zero.
+    """
     if isinstance(bijector, Chain):
         return is_bounded(bijector.layers[-1])
     if isinstance(bijector, Conditioned):
         return is_bounded(bijector.bijector)
-    return isinstance(bijector, Foreign) and bijector.codomain != real_constraint(
-        bijector.event_ndims_out
-    )
+    if not isinstance(bijector, Foreign):
+        return False
+    constraint = bijector.codomain
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return isinstance(constraint, _INTERVALS)
 
 
 def strictly_inside(constraint: constraints.Constraint, value: Array) -> Array:
