@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,20 @@ import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+_TESTS_BETWEEN_CLEARINGS = 25
+_num_finished = itertools.count(1)
+
+
+def pytest_runtest_logfinish() -> None:
+    """Drop compiled programs now and then.
+
+    Each of them holds a few memory maps, of which a process has 65,530 on Linux; compilation fails
+    beyond that.
+    """
+    if next(_num_finished) % _TESTS_BETWEEN_CLEARINGS == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture

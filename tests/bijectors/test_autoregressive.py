@@ -289,7 +289,7 @@ def test_a_new_layer_is_the_identity(key):
         ({"order": "random"}, ValueError, "`order` must be one of"),
         ({"event_shape": (3, 0)}, ValueError, "`event_shape` must be .* got"),
         ({"context_shape": (-1,)}, ValueError, "`context_shape` must be .* got"),
-        ({"transformer": "affine"}, TypeError, "`transformer` must be a Transformer, got str"),
+        ({"transformer": "affine"}, TypeError, "`transformer` must be a Transformer, got 'affine'"),
         ({"key": 0}, TypeError, "`key` must be one PRNG key"),
     ],
 )
