@@ -155,6 +155,9 @@ class SplineCoupling(Coupling):
       num_bins: bins of each spline, at least 2.
       bound: the spline acts on ``[-bound, bound]``.
       tails: "linear" (the identity outside the bounds) or "circular".
+      min_width: least width of a bin, as a part of the interval.
+      min_height: least height of a bin, as a part of the interval.
+      min_slope: least slope at a knot.
       **options: as in :class:`Coupling`, but for ``transformer``.
 
     >>> layer = SplineCoupling(jax.random.key(0), (4,), num_bins=10, bound=5.0)
@@ -170,7 +173,10 @@ class SplineCoupling(Coupling):
         num_bins: int = 8,
         bound: float = 3.0,
         tails: str = "linear",
+        min_width: float = 1e-3,
+        min_height: float = 1e-3,
+        min_slope: float = 1e-3,
         **options: Any,
     ) -> None:
-        spline = RationalQuadratic(num_bins=num_bins, bound=bound, tails=tails)
+        spline = RationalQuadratic(num_bins, bound, tails, min_width, min_height, min_slope)
         super().__init__(key, event_shape, transformer=spline, **options)

@@ -122,6 +122,12 @@ class RationalQuadraticSpline(Elementwise):
       num_bins: bins of each spline, at least 2.
       bound: half the width of the interval on which the spline acts.
       tails: "linear" or "circular".
+      min_width: least width of a bin, as a part of the interval.
+      min_height: least height of a bin, as a part of the interval.
+      min_slope: least slope at a knot.
+
+    Raises:
+      ValueError: for a bad shape, or an option out of range.
 
     >>> import jax.numpy as jnp
     >>> spline = RationalQuadraticSpline((2,), num_bins=6)
@@ -136,10 +142,12 @@ class RationalQuadraticSpline(Elementwise):
         num_bins: int = 8,
         bound: float = 3.0,
         tails: str = "linear",
+        min_width: float = 1e-3,
+        min_height: float = 1e-3,
+        min_slope: float = 1e-3,
     ) -> None:
-        super().__init__(
-            RationalQuadratic(num_bins=num_bins, bound=bound, tails=tails), event_shape
-        )
+        spline = RationalQuadratic(num_bins, bound, tails, min_width, min_height, min_slope)
+        super().__init__(spline, event_shape)
 
 
 class Permute(Bijector):
