@@ -15,10 +15,10 @@ from numpyro.distributions.transforms import ComposeTransform, IndependentTransf
 
 import flowdists as fd
 from tests import table
-from tests.tolerances import AGREE_F32
+from tests.tolerances import AGREE_F32, LOG_DET_F64
 
 
-@pytest.fixture(scope="module", params=table.NAMES)
+@pytest.fixture(params=table.NAMES)
 def layer(request):
     return table.build(request.param)
 
@@ -53,7 +53,7 @@ def test_every_leaf_is_a_float_array_and_has_a_readable_name(layer):
         assert "<flat index" not in jax.tree_util.keystr(path) or "wrapped" in str(path)
 
 
-def test_the_same_log_prob_in_both_frameworks(unconditional):
+def test_the_same_log_prob_in_both_frameworks(x64, unconditional):
     layer = unconditional
     base = base_of(layer)
     value = dist.TransformedDistribution(base, [layer]).sample(jax.random.key(3), (4,))
@@ -70,7 +70,7 @@ def test_the_same_log_prob_in_both_frameworks(unconditional):
     }
     for name, log_prob in others.items():
         np.testing.assert_allclose(
-            log_prob(value), expected, rtol=AGREE_F32, atol=10 * AGREE_F32, err_msg=name
+            log_prob(value), expected, rtol=LOG_DET_F64, atol=LOG_DET_F64, err_msg=name
         )
 
 
