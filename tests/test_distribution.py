@@ -99,7 +99,7 @@ class TestDensity:
         for leaf in jax.tree.leaves(value_and_gradients(bijector, x)):
             assert jnp.isfinite(leaf).all()
 
-    @pytest.mark.parametrize("name", ["real_nvp", "maf", "nsf", "nsf_autoregressive"])
+    @recipes
     def test_single_precision_round_trips_at_depth_16(self, name):
         options = {"num_layers": 16, "hidden_sizes": (32, 32)}
         recipe = table.RECIPES[name].func
