@@ -23,7 +23,7 @@ from numpyro.distributions.transforms import (
 )
 
 import flowdists as fd
-from flowdists.transformers import Additive
+from flowdists.transformers import Additive, Compose
 from flowdists.transformers import Affine as AffineTransformer
 
 Make = Callable[[jax.Array], fd.Bijector]
@@ -65,6 +65,9 @@ LAYERS: dict[str, Make] = {
     "affine": lambda key: fd.Affine(jnp.array([1.0, -2.0, 0.5]), jnp.array([0.5, 1.0, 2.0])),
     "affine_scalar": lambda key: fd.Affine(jnp.array(1.0), jnp.array(0.5)),
     "elementwise_matrix": lambda key: fd.Elementwise(SPLINE, (2, 3)),
+    "elementwise_composed": lambda key: fd.Elementwise(
+        Compose((SPLINE, AffineTransformer(scale="exp"), SPLINE)), (3,)
+    ),
     "spline_scalar": lambda key: fd.RationalQuadraticSpline((), num_bins=5),
     "spline": lambda key: fd.RationalQuadraticSpline((3,), num_bins=5, bound=2.5),
     "spline_circular": lambda key: fd.Elementwise(CIRCULAR, (3,)),
@@ -91,6 +94,9 @@ LAYERS: dict[str, Make] = {
     "affine_coupling_given_mask": _given_mask,
     "additive_coupling": lambda key: fd.Coupling(key, (4,), transformer=Additive(), **SMALL),
     "spline_coupling": lambda key: fd.SplineCoupling(key, (4,), num_bins=5, **SMALL),
+    "spline_coupling_affine": lambda key: fd.Coupling(
+        key, (4,), transformer=Compose((SPLINE, AffineTransformer())), **SMALL
+    ),
     "spline_coupling_circular": lambda key: fd.Coupling(key, (3,), transformer=CIRCULAR, **SMALL),
     "spline_coupling_residual": lambda key: fd.SplineCoupling(
         key, (4,), mask="alternating", residual=True, **SMALL
@@ -159,6 +165,9 @@ RECIPES: dict[str, Callable[..., fd.Flow | fd.ConditionalFlow]] = {
     "maf": functools.partial(fd.MAF, num_layers=3, **SMALL),
     "iaf": functools.partial(fd.IAF, num_layers=2, **SMALL),
     "nsf": functools.partial(fd.NSF, num_layers=3, num_bins=5, **SMALL),
+    "nsf_splines_alone": functools.partial(
+        fd.NSF, num_layers=2, num_bins=5, affine=False, **SMALL
+    ),
     "nsf_autoregressive": functools.partial(
         fd.NSF, num_layers=2, num_bins=5, autoregressive=True, **SMALL
     ),

@@ -18,7 +18,7 @@ from flowdists.bijectors.normalization import ActNorm
 from flowdists.bijectors.repeat import Repeat
 from flowdists.flows.recipe import recipe
 from flowdists.networks.base import Activation
-from flowdists.transformers import RationalQuadratic
+from flowdists.transformers import Affine, Compose, RationalQuadratic, Transformer
 
 
 @recipe
@@ -33,6 +33,7 @@ def NSF(
     autoregressive: bool = False,
     num_bins: int = 8,
     bound: float = 3.0,
+    affine: bool = True,
     residual: bool = False,
     activation: Activation = "relu",
 ) -> Bijector:
@@ -53,6 +54,9 @@ def NSF(
         one pass through the networks, in a loop over the dimensions.
       num_bins: bins of each spline, at least 2.
       bound: the splines act on ``[-bound, bound]``, in units of the standardized data.
+      affine: whether a shift and scale follows each spline, with parameters from the same network.
+        The splines alone map ``[-bound, bound]`` onto itself, which makes a density whose width
+        varies (a funnel, say) slow to fit.
       residual: whether the networks are residual, one block for each entry of ``hidden_sizes``.
       activation: a function, or the name of one in :mod:`jax.nn`.
 
@@ -68,7 +72,9 @@ def NSF(
     >>> flow.log_prob(flow.sample(jax.random.key(1), (10,))).shape
     (10,)
     """
-    spline = RationalQuadratic(num_bins=num_bins, bound=bound)
+    transformer: Transformer = RationalQuadratic(num_bins=num_bins, bound=bound)
+    if affine:
+        transformer = Compose((transformer, Affine()))
 
     def make_layer(key: Array) -> Bijector:
         linear_key, key = jax.random.split(key)
@@ -76,7 +82,7 @@ def NSF(
         layer = structure(
             key,
             event_shape,
-            transformer=spline,
+            transformer=transformer,
             context_shape=context_shape,
             hidden_sizes=hidden_sizes,
             residual=residual,
