@@ -31,6 +31,20 @@ from flowdists.bijectors import (
 )
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import IAF, MAF, NSF, Glow1D, NeuralSplineFlow, RealNVP
+from flowdists.infer import (
+    AutoAmortizedFlow,
+    AutoFlow,
+    GuideFit,
+    ImportanceResult,
+    NeuTraReparam,
+    calibration_ranks,
+    fit_guide,
+    flow_module,
+    importance,
+    random_flow_module,
+    to_arviz,
+    uniformity_pvalues,
+)
 from flowdists.io import load, save
 from flowdists.networks import MADE, MLP, ResidualMLP
 from flowdists.training import FitResult, History, NonFiniteLossError, fit
@@ -47,6 +61,8 @@ __all__ = [
     "ActNorm",
     "Affine",
     "AffineCoupling",
+    "AutoAmortizedFlow",
+    "AutoFlow",
     "Bijector",
     "Chain",
     "ConditionalFlow",
@@ -57,11 +73,14 @@ __all__ = [
     "Flow",
     "Foreign",
     "Glow1D",
+    "GuideFit",
     "History",
     "Householder",
+    "ImportanceResult",
     "Inverse",
     "LULinear",
     "MaskedAutoregressive",
+    "NeuTraReparam",
     "NeuralSplineFlow",
     "NonFiniteLossError",
     "Permute",
@@ -75,9 +94,16 @@ __all__ = [
     "StandardNormal",
     "StandardUniform",
     "Transformer",
+    "calibration_ranks",
     "fit",
+    "fit_guide",
+    "flow_module",
+    "importance",
     "load",
+    "random_flow_module",
     "save",
     "static",
+    "to_arviz",
     "to_support",
+    "uniformity_pvalues",
 ]

@@ -22,3 +22,6 @@ P_VALUE = 1e-4  # least p-value of a goodness-of-fit test at a fixed seed
 
 # Integrals of a density on a grid.
 INTEGRAL = 1e-3  # total mass against one: discretization and the tails cut off
+
+# Training.
+TRAINED = 1e-3  # an expected loss, in nats per datum, above a minimum known in closed form

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from flowdists.training.history import FitResult
+from typing import Any
 
 
 class NonFiniteLossError(FloatingPointError):
     """A loss, or a parameter, became NaN or infinite.
 
     Attributes:
-      result: the :class:`~flowdists.training.FitResult` up to the last good epoch, with the best
-        parameters so far, all finite.
+      result: what would have been returned (:class:`~flowdists.FitResult` of ``fit``,
+        :class:`~flowdists.GuideFit` of ``fit_guide``), with the best parameters before that, all
+        finite.
     """
 
-    def __init__(self, message: str, result: FitResult) -> None:
+    def __init__(self, message: str, result: Any) -> None:
         super().__init__(message)
         self.result = result

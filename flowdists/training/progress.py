@@ -6,14 +6,14 @@ import warnings
 from typing import Any
 
 
-def progress_bar(total: int, enabled: bool) -> Any:
-    """A tqdm bar over ``total`` epochs, the notebook's own where there is one."""
+def progress_bar(total: int, enabled: bool, unit: str = "epoch") -> Any:
+    """A tqdm bar over ``total`` epochs (or other units), the notebook's own where there is one."""
     with warnings.catch_warnings():
         # In a notebook without ipywidgets tqdm warns, and falls back to text.
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc="fit", unit="epoch", disable=not enabled)
+    return tqdm(total=total, desc="fit", unit=unit, disable=not enabled)
 
 
 def show(bar: Any, train: float, validation: float | None, best: float) -> None:

@@ -1,0 +1,173 @@
+"""Training a guide with defaults that need no tuning."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoGuide
+
+from flowdists import _check
+from flowdists.training.errors import NonFiniteLossError
+from flowdists.training.optimizers import clipped, default_optimizer
+from flowdists.training.progress import progress_bar
+
+Array = jax.Array
+
+NUM_CHUNKS = 50
+"""A fit is cut into this many compiled runs; after each, the parameters are judged."""
+
+
+class GuideFit(NamedTuple):
+    """A trained guide's parameters and how they got there.
+
+    Attributes:
+      params: the best parameters, by name, for the guide's ``sample_posterior`` and
+        ``get_posterior`` and NumPyro's ``Predictive``.
+      losses: the loss of every step, minus an estimate of the ELBO in nats.
+    """
+
+    params: dict[str, Any]
+    losses: np.ndarray
+
+
+def fit_guide(
+    key: Array,
+    guide: Any,
+    *args: Any,
+    model: Callable[..., Any] | None = None,
+    loss: Any = None,
+    num_steps: int = 5000,
+    learning_rate: float = 5e-3,
+    optimizer: Any = None,
+    clip_norm: float | None = 10.0,
+    init_params: dict[str, Any] | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> GuideFit:
+    """Train ``guide`` by stochastic variational inference, with :class:`numpyro.infer.SVI`.
+
+    The defaults are meant for :class:`~flowdists.AutoFlow`: Adam with clipped gradients, whose
+    learning rate warms up and falls to zero, and 16 particles. The parameters with the best loss
+    (over a fiftieth of the steps) are returned, also after Ctrl-C, and kept in the error if a loss
+    is not finite.
+
+    Args:
+      key: PRNG key.
+      guide: a NumPyro guide.
+      *args: the model's arguments. JAX arrays are traced, so that they are not copied into the
+        program; what the model needs as it is should be a NumPy array or a number.
+      model: the model; by default the automatic guide's own.
+      loss: a NumPyro ELBO; ``Trace_ELBO(num_particles=16)`` unless given.
+      num_steps: number of steps.
+      learning_rate: of the default optimizer, at its peak.
+      optimizer: an optax optimizer instead.
+      clip_norm: the most that a gradient's global norm may be; None for no limit.
+      init_params: where to start, by name; parameters that it lacks start afresh.
+      progress: whether to show a progress bar.
+      **kwargs: the model's keyword arguments.
+
+    Returns:
+      The parameters and the losses.
+
+    Raises:
+      NonFiniteLossError: if a loss, or a parameter, is NaN or infinite; ``result`` holds the best
+        until then.
+      TypeError: if there is no model, or an argument is of the wrong type.
+      ValueError: for a number out of range, or a name in ``init_params`` that is no parameter's.
+
+    >>> import numpyro, numpyro.distributions as dist
+    >>> def model():
+    ...     numpyro.sample("x", dist.Gamma(3.0, 1.0))
+    >>> guide = AutoFlow(model, MAF, num_layers=2, hidden_sizes=(8,))
+    >>> params, losses = fit_guide(jax.random.key(0), guide, num_steps=100, progress=False)
+    >>> losses.shape
+    (100,)
+    """
+    key = _check.key("fit_guide", key)
+    _check.positive_int("fit_guide", "num_steps", num_steps)
+    if model is None:
+        if not isinstance(guide, AutoGuide):
+            raise TypeError("fit_guide: `model` is needed, as `guide` is not an automatic guide")
+        model = guide.model
+    if clip_norm is not None:
+        _check.positive("fit_guide", "clip_norm", clip_norm)
+    if optimizer is None:
+        rate = _check.positive("fit_guide", "learning_rate", learning_rate)
+        optimizer = default_optimizer(rate, num_steps)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "fit_guide: `optimizer` must be an optax optimizer, as `optax.adam(1e-3)`, got "
+            f"{type(optimizer).__name__}"
+        )
+    svi = SVI(
+        model,
+        guide,
+        clipped(optimizer, clip_norm),
+        Trace_ELBO(num_particles=16) if loss is None else loss,
+    )
+    state = svi.init(key, *args, init_params=init_params, **kwargs)
+    best, losses = GuideFit(svi.get_params(state), np.empty(0)), []
+    unknown = sorted(set(init_params or ()) - set(best.params))
+    if unknown:
+        raise ValueError(
+            f"fit_guide: `init_params` must name parameters, got {unknown}; there are "
+            f"{sorted(best.params)}"
+        )
+    size = math.ceil(num_steps / NUM_CHUNKS)
+
+    # JAX arrays, which may be large, are arguments of the program; everything else, which a model
+    # may need as it is, is part of it.
+    leaves, structure = jax.tree.flatten((args, kwargs))
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+
+    @jax.jit
+    def run(state: Any, count: int, arrays: dict[int, Array]) -> tuple[Any, Array, Array]:
+        given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+        args, kwargs = jax.tree.unflatten(structure, given)
+
+        def step(index: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+            state, losses = carry
+            state, loss = svi.update(state, *args, **kwargs)
+            return state, losses.at[index].set(loss)
+
+        state, losses = jax.lax.fori_loop(0, count, step, (state, jnp.zeros(size)))
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(svi.get_params(state))]
+        return state, losses, jnp.array(finite).all()
+
+    best_loss = math.inf
+    bar = progress_bar(num_steps, progress, unit="step")
+    try:
+        for first in range(0, num_steps, size):
+            count = min(size, num_steps - first)
+            state, chunk_losses, finite = run(state, count, arrays)
+            losses.append(np.asarray(chunk_losses[:count]))
+            mean = float(losses[-1].mean())
+            if not (math.isfinite(mean) and finite):
+                what = "a parameter is not finite" if math.isfinite(mean) else f"the loss is {mean}"
+                raise NonFiniteLossError(
+                    f"fit_guide: {what} within steps {first} to {first + count - 1}; the best "
+                    "parameters before that are in this error's `result`",
+                    best._replace(losses=np.concatenate(losses)),
+                )
+            if mean < best_loss:
+                best_loss, best = mean, best._replace(params=svi.get_params(state))
+            bar.set_postfix({"loss": f"{mean:.4f}", "best": f"{best_loss:.4f}"}, refresh=False)
+            bar.update(count)
+    except KeyboardInterrupt:
+        warnings.warn(
+            f"fit_guide: interrupted after {sum(map(len, losses))} of {num_steps} steps; the best "
+            "parameters so far are returned",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    finally:
+        bar.close()
+    return best._replace(losses=np.concatenate([np.empty(0), *losses]))

@@ -1,0 +1,112 @@
+"""Where a guide starts: a Gaussian close to the posterior, found by optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+MAX_HESSIAN_DIM = 128
+"""Up to this many latent dimensions the whole Hessian is computed, beyond it the diagonal."""
+
+_NUM_ITERATIONS = 60
+_NUM_DRAWS = 64
+_NUM_PROBES = 32
+
+
+class Start(NamedTuple):
+    """A Gaussian on unconstrained space, in whose units a guide's flow works.
+
+    ``scale`` is a lower triangular factor of the covariance, or the standard deviations.
+    """
+
+    loc: Array
+    scale: Array
+
+
+def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array) -> Start:
+    """Return the Gaussian with the best ELBO along an optimization path (Zhang et al. 2022).
+
+    L-BFGS follows the log-density from ``position``; at every point of its path stands a Gaussian
+    with the local curvature. Where a posterior has no mode, as that of a hierarchical scale, a
+    point on the way wins. Curvatures are exact here, not L-BFGS's own estimates, up to
+    :data:`MAX_HESSIAN_DIM` dimensions; beyond, they are diagonal (Hutchinson's estimate).
+
+    Args:
+      key: PRNG key for the draws that estimate the ELBOs.
+      potential: minus the log-density, of a vector.
+      position: where to start.
+
+    Returns:
+      The Gaussian. It is not finite where no ELBO along the path is.
+    """
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(potential)
+
+    def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, Array], Array]:
+        x, state = carry
+        value, grad = value_and_grad(x, state=state)
+        updates, state = solver.update(grad, state, x, value=value, grad=grad, value_fn=potential)
+        return (optax.apply_updates(x, updates), state), x
+
+    carry = (position, solver.init(position))
+    _, path = jax.lax.scan(step, carry, length=_NUM_ITERATIONS)
+
+    draw_key, probe_key = jax.random.split(key)
+    noise = jax.random.normal(draw_key, (_NUM_DRAWS, position.size), position.dtype)
+    is_dense = position.size <= MAX_HESSIAN_DIM
+    curvature = _dense if is_dense else lambda p, x: _diagonal(probe_key, p, x)
+
+    def fit(x: Array) -> tuple[Array, Start]:
+        scale, newton_step = curvature(potential, x)
+
+        def elbo(loc: Array) -> Array:
+            draws = loc + (noise @ scale.T if is_dense else noise * scale)
+            log_volume = jnp.log(jnp.diag(scale) if is_dense else scale).sum()
+            return log_volume - jax.lax.map(potential, draws, batch_size=16).mean()
+
+        # The point itself, or where its curvature says that the mode is.
+        candidates = jnp.stack([x, x + newton_step])
+        elbos = jax.vmap(elbo)(candidates)
+        elbos = jnp.where(jnp.isfinite(elbos), elbos, -jnp.inf)
+        best = elbos.argmax()
+        return elbos[best], Start(candidates[best], scale)
+
+    elbos, starts = jax.lax.map(fit, path)
+    best = elbos.argmax()
+    return jax.tree.map(lambda x: jnp.where(elbos[best] > -jnp.inf, x[best], jnp.nan), starts)
+
+
+def _dense(potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """The factor of the inverse of the absolute Hessian at ``x``, and Newton's step."""
+    hessian = jax.hessian(potential)(x)
+    # In units that make the diagonal one: correlated predictors that are not centred would
+    # otherwise lose their small eigenvalues to rounding.
+    units = jax.lax.rsqrt(_positive(jnp.diag(hessian)))
+    values, vectors = jnp.linalg.eigh(hessian * units * units[:, None])
+    factor = units[:, None] * vectors / jnp.sqrt(_positive(values))
+    covariance = factor @ factor.T
+    return jnp.linalg.cholesky(covariance), -covariance @ jax.grad(potential)(x)
+
+
+def _positive(curvature: Array) -> Array:
+    """Negative curvature counts with its size; what is flat gets a large scale, not infinity."""
+    size = jnp.abs(curvature)
+    return jnp.maximum(size, 1e-6 * size.max())
+
+
+def _diagonal(key: Array, potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """As :func:`_dense` for the diagonal of the Hessian: the best independent Gaussian's scales."""
+    gradient = jax.grad(potential)
+
+    def probe(key: Array) -> Array:
+        signs = jax.random.rademacher(key, x.shape, x.dtype)
+        return signs * jax.jvp(gradient, (x,), (signs,))[1]
+
+    diagonal = _positive(jax.lax.map(probe, jax.random.split(key, _NUM_PROBES)).mean(0))
+    return jax.lax.rsqrt(diagonal), -gradient(x) / diagonal

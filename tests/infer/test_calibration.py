@@ -1,0 +1,193 @@
+"""Simulation-based calibration, with posteriors known exactly, and its test, by enumeration."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import handlers
+from numpyro.infer.util import log_density
+from scipy import stats
+
+from flowdists.infer.calibration import calibration_ranks, uniformity_pvalues
+from tests.tolerances import P_VALUE, ROUND_TRIP_F64, STANDARD_ERRORS
+
+DRAWS = 63
+
+
+def model(size, y=None):
+    """Conjugate, for each of two groups and two dimensions on its own."""
+    with numpyro.plate("group", 2):
+        z = numpyro.sample("z", dist.Normal(0, 1).expand([2]).to_event(1))
+        with numpyro.plate("row", size):
+            numpyro.sample("y", dist.Normal(z, 1).to_event(1), obs=y)
+
+
+def normal_posterior(scale=1.0, shift=0.0):
+    def posterior(key, data):
+        y = data["y"]
+        variance = 1 / (1 + len(y))
+        noise = jax.random.normal(key, (DRAWS, 2, 2))
+        return {"z": variance * y.sum(0) + shift + scale * variance**0.5 * noise}
+
+    return posterior
+
+
+def ranks_of(posterior, seed=0, **options):
+    options = {"observed": "y", "num_draws": DRAWS, "vectorized": True, **options}
+    return calibration_ranks(jax.random.key(seed), model, posterior, 3, **options)
+
+
+class TestRanks:
+    def test_the_posterior_is_calibrated(self):
+        ranks = ranks_of(normal_posterior())
+        assert set(ranks) == {"z"}
+        assert ranks["z"].shape == (200, 2, 2)
+        assert np.issubdtype(ranks["z"].dtype, np.integer)
+        assert (uniformity_pvalues(ranks, DRAWS)["z"] > P_VALUE).all()
+        assert stats.chisquare(np.bincount(ranks["z"].ravel() // 4)).pvalue > P_VALUE
+
+    @pytest.mark.parametrize(("scale", "shift"), [(0.6, 0.0), (1.6, 0.0), (1.0, 0.3), (1.0, -0.3)])
+    def test_other_distributions_are_not(self, scale, shift):
+        ranks = ranks_of(normal_posterior(scale, shift))["z"]
+        assert (uniformity_pvalues({"z": ranks}, DRAWS)["z"] < P_VALUE).all()
+        outside = np.mean((ranks < 8) | (ranks >= 56))
+        assert (outside > 0.25) == (scale < 1 or shift != 0)
+        assert shift * (ranks.mean() - DRAWS / 2) <= 0
+
+    def test_one_by_one_is_the_same_as_all_at_once(self):
+        options = {"num_simulations": 4, "quantities": log_joint}
+        whole = ranks_of(normal_posterior(), **options)
+        single = ranks_of(normal_posterior(), vectorized=False, **options)
+        for name, value in whole.items():
+            np.testing.assert_array_equal(single[name], value)
+
+    def test_posteriors_need_not_be_traceable(self):
+        def posterior(key, data):
+            seed = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+            y = np.asarray(data["y"])
+            return {"z": seed.normal(y.sum(0) / (1 + len(y)), (1 + len(y)) ** -0.5, (DRAWS, 2, 2))}
+
+        ranks = ranks_of(posterior, vectorized=False, num_simulations=50)
+        assert (uniformity_pvalues(ranks, DRAWS)["z"] > P_VALUE).all()
+
+    def test_the_log_joint_tells_the_prior_from_the_posterior(self):
+        def prior(key, data):
+            return {"z": jax.random.normal(key, (DRAWS, 2, 2))}
+
+        wrong = uniformity_pvalues(ranks_of(prior, quantities=log_joint), DRAWS)
+        assert (wrong["z"] > P_VALUE).all()
+        assert wrong["log_joint"] < P_VALUE
+        right = uniformity_pvalues(ranks_of(normal_posterior(), quantities=log_joint), DRAWS)
+        assert right["log_joint"] > P_VALUE
+
+    def test_ties_are_broken_at_random(self):
+        """A coin and what it shows, misread once in four: the posterior is 3/4 to 1/4."""
+
+        def coin():
+            side = numpyro.sample("side", dist.Bernoulli(0.5))
+            numpyro.sample("seen", dist.Bernoulli(0.25 + 0.5 * side))
+
+        def posterior(key, data):
+            return {"side": jax.random.bernoulli(key, 0.25 + 0.5 * data["seen"], (9,)).astype(int)}
+
+        ranks = calibration_ranks(
+            jax.random.key(0),
+            coin,
+            posterior,
+            observed=["seen"],
+            num_simulations=2000,
+            num_draws=9,
+            vectorized=True,
+        )
+        assert uniformity_pvalues(ranks, 9)["side"] > P_VALUE
+        assert stats.chisquare(np.bincount(ranks["side"])).pvalue > P_VALUE
+
+
+def log_joint(latents, data):
+    return {"log_joint": log_density(handlers.condition(model, data), (3,), {}, latents)[0]}
+
+
+class TestPValues:
+    def test_enumeration(self):
+        """All sequences of four ranks, with the definition of the statistic, by scipy."""
+        size, num_draws = 4, 3
+        sequences = np.array(list(itertools.product(range(num_draws + 1), repeat=size)))
+        cuts = np.arange(num_draws)
+        counts = (sequences[:, :, None] <= cuts).sum(1)
+        binomial = stats.binom(size, (cuts + 1) / (num_draws + 1))
+        statistic = np.minimum(binomial.cdf(counts), binomial.sf(counts - 1)).min(1)
+        expected = np.mean(statistic <= statistic[:, None] * (1 + ROUND_TRIP_F64), axis=1)
+        given = uniformity_pvalues({"all": sequences.T}, num_draws)["all"]
+        np.testing.assert_allclose(given, expected, rtol=ROUND_TRIP_F64)
+
+    @pytest.mark.parametrize(("size", "num_draws"), [(30, 7), (200, 100), (1000, 9)])
+    def test_uniform_ranks_are_rejected_as_often_as_promised(self, size, num_draws):
+        columns = 2000
+        ranks = np.random.default_rng(0).integers(0, num_draws + 1, (size, columns))
+        p_values = uniformity_pvalues({"x": ranks.reshape(size, 2, -1)}, num_draws)["x"]
+        assert p_values.shape == (2, columns // 2)
+        assert 0 < p_values.min() < p_values.max() <= 1
+        for level in (0.01, 0.1, 0.5):
+            # P-values of a discrete statistic may be larger than uniform ones, but never smaller.
+            error = np.sqrt(level * (1 - level) / columns)
+            assert np.mean(p_values <= level) < level + STANDARD_ERRORS * error
+        assert np.mean(p_values <= 0.1) > 0.05
+
+    def test_extremes(self):
+        even = np.tile(np.arange(100), 20)
+        p_values = uniformity_pvalues({"even": even, "same": np.zeros(2000, int)}, 99)
+        assert p_values["even"] > 0.99
+        assert p_values["same"] == 0.0  # 100 ** -2000, and a little
+
+
+def broken(change):
+    """A posterior whose return value is changed."""
+    return lambda key, data: change(normal_posterior()(key, data))
+
+
+def given_ranks(values):
+    return uniformity_pvalues({"z": values}, 5)
+
+
+MISUSE = {
+    "key": (lambda: calibration_ranks(0, model, normal_posterior(), 3, observed="y"), ["key"]),
+    "posterior": (lambda: ranks_of(3), ["`posterior`", "function", "int"]),
+    "unknown site": (lambda: ranks_of(normal_posterior(), observed="x"), ["observed", "x", "'y'"]),
+    "no site": (lambda: ranks_of(normal_posterior(), observed=()), ["observed", "()"]),
+    "data": (
+        lambda: ranks_of(normal_posterior(), y=jnp.zeros((3, 2, 2))),
+        ["['y']", "data=None"],
+    ),
+    "all observed": (lambda: ranks_of(normal_posterior(), observed=["y", "z"]), ["latent"]),
+    "no dict": (lambda: ranks_of(broken(lambda draws: draws["z"])), ["posterior", "dict"]),
+    "missing": (lambda: ranks_of(broken(lambda draws: {})), ["posterior", "['z']"]),
+    "shape": (
+        lambda: ranks_of(broken(lambda draws: {"z": draws["z"][:, 0]})),
+        ["'z'", "(63, 2)", "(63, 2, 2)"],
+    ),
+    "nan": (
+        lambda: ranks_of(broken(lambda draws: {"z": jnp.log(draws["z"])})),
+        ["'z'", "of 200 simulations", "NaN", "index 0"],
+    ),
+    "names of quantities": (
+        lambda: ranks_of(normal_posterior(), quantities=lambda latents, data: latents),
+        ["quantities", "['z']"],
+    ),
+    "float ranks": (lambda: given_ranks(np.zeros(3)), ["ints", "float64"]),
+    "ranks too high": (lambda: given_ranks(np.arange(7)), ["num_draws", "0 to 6"]),
+    "no ranks": (lambda: given_ranks(np.zeros((0, 2), int)), ["num_simulations", "(0, 2)"]),
+    "number of draws": (lambda: uniformity_pvalues({}, 0), ["num_draws", "0"]),
+}
+
+
+@pytest.mark.parametrize("case", sorted(MISUSE))
+def test_misuse_names_argument_given_and_expected(case):
+    call, words = MISUSE[case]
+    with pytest.raises((TypeError, ValueError)) as raised:
+        call()
+    for word in words:
+        assert word in str(raised.value)
