@@ -10,16 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
+from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from flowdists import _check
 from flowdists._pytree import make_pytree_class, static
-from flowdists.bases import as_distrax, temper
+from flowdists._scan import scanned
+from flowdists.bases import StandardNormal, StandardUniform, as_distrax, temper
 from flowdists.bijectors._events import sum_last
+from flowdists.bijectors._image import image, same, with_own_bounds
 from flowdists.bijectors.base import Array, Bijector, Shape, lift_constraint, real_constraint
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.foreign import as_bijector
-from flowdists.bijectors.support import interior_point, is_bounded, strictly_inside
+from flowdists.bijectors.support import guard, mask_density, replace_outside
 
 
 class Recipe(NamedTuple):
@@ -103,8 +106,21 @@ class Flow(dist.TransformedDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Where the density may be positive: the codomain of the bijector."""
-        return lift_constraint(self.bijector.codomain, self.event_dim)
+        """Where the density may be positive: the image of the base's support.
+
+        One of NumPyro's own constraints where the image is known to be one. In any case NumPyro's
+        ``biject_to`` takes it, so that samplers and guides stay inside.
+        """
+        support = self._base_support
+        if jax.tree.leaves(self.base_dist):  # its bounds, if any, need not be numbers in a trace
+            support = with_own_bounds(support)
+        return image(support, self.bijector)
+
+    @property
+    def _base_support(self) -> constraints.Constraint:
+        support = self.base_dist.support
+        support = constraints.real if support is None else support
+        return lift_constraint(support, self.base_dist.event_dim)
 
     def log_prob(self, value: Array, intermediates: list[Any] | None = None) -> Array:
         """Log-density in nats, ``(*sample_shape, *batch_shape)``.
@@ -121,19 +137,9 @@ class Flow(dist.TransformedDistribution):
         if intermediates is not None:
             ((z, forward_log_det),) = intermediates
             return self._base_log_prob(z) - self._over_events(forward_log_det)
-        if not is_bounded(self.bijector):
-            return self._unbounded_log_prob(value)
-        # Outside, and at the bounds, a point from inside stands in, so that no NaN arises.
-        inside = strictly_inside(self.support, value)
-        safe = interior_point(self.support, value)
-        log_prob = self._unbounded_log_prob(
-            jnp.where(jnp.expand_dims(inside, tuple(range(-self.event_dim, 0))), value, safe)
-        )
-        undefined = sum_last(jnp.isnan(value), self.event_dim) > 0
-        return jnp.where(undefined, jnp.nan, jnp.where(inside, log_prob, -jnp.inf))
-
-    def _unbounded_log_prob(self, value: Array) -> Array:
-        z, log_det = self.bijector.inverse_and_log_det(value)
+        # Where a layer's bounds or the base leave no density, there is none: neither NaN nor an
+        # extrapolation.
+        z, log_det = guard(self.bijector).inverse_and_log_det(value)
         return self._base_log_prob(z) + self._over_events(log_det)
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
@@ -163,13 +169,13 @@ class Flow(dist.TransformedDistribution):
         return sum_last(log_det, self.event_dim - self.bijector.event_ndims_out)
 
     def _base_log_prob(self, z: Array) -> Array:
-        log_prob = self.base_dist.log_prob(z)
-        support = self.base_dist.support
-        if support is None or support == real_constraint(self.base_dist.event_dim):
-            return log_prob
+        support = self._base_support
+        if same(support, real_constraint(support.event_dim)):
+            return self.base_dist.log_prob(z)
         # NumPyro's densities are not zero outside of their support.
-        undefined = sum_last(jnp.isnan(z), self.base_dist.event_dim) > 0
-        return jnp.where(undefined, jnp.nan, jnp.where(support(z), log_prob, -jnp.inf))
+        inside = support(z)
+        log_prob = self.base_dist.log_prob(replace_outside(support, z, inside))
+        return mask_density(support, z, inside, log_prob)
 
     def data_init(self, x: Array) -> Flow:
         """Return the flow whose data-dependent layers (ActNorm) are initialized from ``x``.
@@ -205,6 +211,10 @@ class Flow(dist.TransformedDistribution):
     def expand(self, batch_shape: Sequence[int]) -> Flow:
         """Return the flow with another batch shape, which the present one must broadcast to."""
         return self.replace(base=self.base_dist.expand(tuple(batch_shape)))
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Flow:
+        """Return the flow whose last batch axes, all of them unless given, are event axes."""
+        return self.replace(base=self.base_dist.to_event(reinterpreted_batch_ndims))
 
     def to_distrax(self) -> distrax.Transformed:
         """The same distribution in distrax, around the same bijector."""
@@ -312,6 +322,9 @@ class ConditionalFlow:
 
 
 make_pytree_class(ConditionalFlow)
+
+for _distribution in (Flow, StandardNormal, StandardUniform):
+    promote_batch_shape.register(_distribution, scanned)
 
 
 def _check_parts(caller: str, base: Any, bijector: Any) -> Bijector:

@@ -1,6 +1,7 @@
 """The examples run as their users run them, and make what they say."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,59 @@ def test_quickstart_on_its_own_table_beats_the_mixture(tmp_path):
         if "(+/-" in line
     }
     assert scores["neural spline flow"] > scores["mixture of 20 Gaussians"] > scores["Gaussian"]
+
+
+def numbers(line: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", line)]
+
+
+def line_of(output: str, start: str) -> str:
+    return next(line for line in output.splitlines() if line.strip().startswith(start))
+
+
+@pytest.mark.slow
+def test_funnel(tmp_path):
+    output = run("funnel.py", "--draws", 4000, "--output", tmp_path)
+    elbos = {name: numbers(line_of(output, name))[0] for name in ("AutoMultiv", "AutoFlow")}
+    assert elbos["AutoFlow"] > max(elbos["AutoMultiv"], -31.65)
+    ours_mean, ours_deviation, mean, deviation = numbers(line_of(output, "theta[0]"))
+    assert abs(ours_mean - mean) < 0.15 * deviation
+    assert abs(ours_deviation / deviation - 1) < 0.2
+    assert (tmp_path / "funnel.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_learned_prior(tmp_path):
+    output = run("learned_prior.py", "--draws", 2000, "--output", tmp_path)
+    together, flow = (
+        numbers(line_of(output, name)) for name in ("A and B together", "B, with the flow")
+    )
+    for mean, deviation, other_mean, other_deviation in zip(
+        together[::2], together[1::2], flow[::2], flow[1::2], strict=True
+    ):
+        assert abs(other_mean - mean) < 0.25 * deviation
+        assert abs(other_deviation / deviation - 1) < 0.25
+    assert (tmp_path / "learned_prior.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_neutra_dual_moon(tmp_path):
+    output = run("neutra_dual_moon.py", "--output", tmp_path)
+    changes, more_changes = (
+        int(re.search(r"(\d+) changes of moon", line)[1])
+        for line in output.splitlines()
+        if "changes of moon" in line
+    )
+    assert more_changes > 100 * max(changes, 1)
+    elbo, log_evidence = numbers(line_of(output, "guide: ELBO"))
+    assert log_evidence - 0.1 < elbo < log_evidence + 0.02
+    assert (tmp_path / "neutra_dual_moon.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_vae_runs(tmp_path):
+    output = run("vae.py", "--data", tmp_path, "--steps", 50, "--output", tmp_path)
+    assert "scikit-learn's digits instead" in output
+    for name in ("Gaussian posterior and prior", "flow posterior", "flow posterior and prior"):
+        assert np.isfinite(numbers(line_of(output, name))[0])
+    assert (tmp_path / "vae.png").exists()

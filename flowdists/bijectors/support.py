@@ -7,22 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
 
-from flowdists.bijectors.base import Array, Bijector
+from flowdists.bijectors._image import bounds, foreign_in, layers_of, same
+from flowdists.bijectors.base import Array, Bijector, real_constraint
 from flowdists.bijectors.chain import Chain
-from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.foreign import Foreign
-
-_INTERVALS = (
-    constraints.interval,
-    constraints.open_interval,
-    constraints.greater_than,
-    constraints.greater_than_eq,
-    constraints.less_than,
-    constraints.less_than_eq,
-    type(constraints.positive),
-    type(constraints.nonnegative),
-    type(constraints.unit_interval),
-)
+from flowdists.bijectors.wrapper import Wrapper
 
 
 def to_support(constraint: constraints.Constraint) -> Foreign:
@@ -54,35 +43,65 @@ def to_support(constraint: constraints.Constraint) -> Foreign:
     return Foreign(biject_to(jax.tree.map(_as_configuration, constraint)))
 
 
-def is_bounded(bijector: Bijector) -> bool:
-    """Whether the last layer maps elementwise onto an interval, outside of which it has no inverse.
+def guard(bijector: Bijector) -> Bijector:
+    """``bijector`` with an inverse that is finite beyond bounds, where its log-det is ``-inf``.
 
-    Other constraints (a simplex, say) are not looked at: they hold only up to rounding, and what
-    is right for a bound would turn that into a density of zero.
+    The bounds are those of NumPyro's maps onto intervals and half-lines. Other constraints (a
+    simplex, say) are not looked at: they hold only up to rounding, and what is right for a bound
+    would turn that into a density of zero.
     """
-    if isinstance(bijector, Chain):
-        return is_bounded(bijector.layers[-1])
-    if isinstance(bijector, Conditioned):
-        return is_bounded(bijector.bijector)
-    if not isinstance(bijector, Foreign):
+    layers = layers_of(bijector)
+    if not any(map(_has_bounds, layers)):
+        return bijector
+    return Chain([_Guarded(layer) if _has_bounds(layer) else layer for layer in layers])
+
+
+def replace_outside(constraint: constraints.Constraint, value: Array, inside: Array) -> Array:
+    """``value`` with a point of ``constraint`` for each event that is not ``inside``.
+
+    A NaN that arose there and was discarded afterwards would still make the gradient NaN.
+    """
+    feasible = jnp.asarray(constraint.feasible_like(value), value.dtype)
+    return jnp.where(jnp.expand_dims(inside, _last(constraint.event_dim)), value, feasible)
+
+
+def mask_density(
+    constraint: constraints.Constraint, value: Array, inside: Array, log_density: Array
+) -> Array:
+    """``log_density``, but ``-inf`` for events not ``inside``, and NaN for those with a NaN."""
+    undefined = jnp.isnan(value).any(_last(constraint.event_dim))
+    return jnp.where(undefined, jnp.nan, jnp.where(inside, log_density, -jnp.inf))
+
+
+class _Guarded(Wrapper):
+    """A map onto an interval whose inverse takes a point from inside in place of any other."""
+
+    bijector: Bijector
+
+    @property
+    def _inner(self) -> Bijector:
+        return self.bijector
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self.bijector.forward_and_log_det(x)
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        codomain = self.codomain
+        # The bounds themselves are not inside.
+        unbounded = jax.lax.stop_gradient(biject_to(codomain).inv(y))
+        inside = codomain(y) & jnp.isfinite(unbounded).all(_last(codomain.event_dim))
+        x, log_det = self.bijector.inverse_and_log_det(replace_outside(codomain, y, inside))
+        return x, mask_density(codomain, y, inside, log_det)
+
+
+def _has_bounds(layer: Bijector) -> bool:
+    if foreign_in(layer) is None or bounds(layer.codomain) is None:
         return False
-    constraint = bijector.codomain
-    while isinstance(constraint, constraints.independent):
-        constraint = constraint.base_constraint
-    return isinstance(constraint, _INTERVALS)
+    return not same(layer.codomain, real_constraint(layer.event_ndims_out))
 
 
-def strictly_inside(constraint: constraints.Constraint, value: Array) -> Array:
-    """Whether each event lies inside ``constraint`` and not at its bounds; of shape ``batch``."""
-    unbounded = jax.lax.stop_gradient(biject_to(constraint).inv(value))
-    axes = tuple(range(value.ndim - constraint.event_dim, unbounded.ndim))
-    return constraint(value) & jnp.isfinite(unbounded).all(axes)
-
-
-def interior_point(constraint: constraints.Constraint, like: Array) -> Array:
-    """A point inside ``constraint``, of the shape and dtype of ``like``."""
-    transform = biject_to(constraint)
-    return transform(jnp.zeros(transform.inverse_shape(like.shape), like.dtype))
+def _last(axes: int) -> tuple[int, ...]:
+    return tuple(range(-axes, 0))
 
 
 def _as_configuration(bound: object) -> object:
