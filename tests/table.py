@@ -135,6 +135,15 @@ LAYERS: dict[str, Make] = {
 }
 
 CONDITIONAL_LAYERS: dict[str, Make] = {
+    "context_elementwise": lambda key: fd.ContextElementwise(
+        key, SPLINE, (2, 2), (2,), hidden_sizes=(8,), activation="tanh"
+    ),
+    "context_elementwise_linear": lambda key: fd.ContextElementwise(
+        key, AffineTransformer(), (3,), (2,), hidden_sizes=()
+    ),
+    "context_elementwise_scalar": lambda key: fd.ContextElementwise(
+        key, AffineTransformer(), (), (2, 2), conditioner=fd.MLP(key, 4, 2, hidden_sizes=(8,))
+    ),
     "affine_coupling": lambda key: fd.AffineCoupling(key, (4,), context_shape=(2,), **SMALL),
     "affine_coupling_scalar_context": lambda key: fd.AffineCoupling(
         key, (3,), context_shape=(), **SMALL

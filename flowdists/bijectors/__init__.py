@@ -5,6 +5,7 @@ from flowdists.bijectors.autoregressive import MaskedAutoregressive
 from flowdists.bijectors.base import Bijector
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.conditioned import Conditioned
+from flowdists.bijectors.context_elementwise import ContextElementwise
 from flowdists.bijectors.coupling import AffineCoupling, Coupling, SplineCoupling
 from flowdists.bijectors.elementwise import (
     Affine,
@@ -27,6 +28,7 @@ __all__ = [
     "Bijector",
     "Chain",
     "Conditioned",
+    "ContextElementwise",
     "Coupling",
     "Elementwise",
     "Foreign",
