@@ -49,9 +49,13 @@ def load(folder: Path) -> tuple[jax.Array, jax.Array]:
     return train, test[:2000]
 
 
+def network(key: jax.Array, in_size: int, out_size: int) -> fd.MLP:
+    return fd.MLP(key, in_size, out_size, hidden_sizes=(HIDDEN, HIDDEN), output_scale=1.0)
+
+
 def decoder_of(latent: int, num_pixels: int) -> fd.MLP:
     def make(key: jax.Array) -> fd.MLP:
-        return fd.MLP(key, latent, num_pixels, hidden_sizes=(HIDDEN, HIDDEN))
+        return network(key, latent, num_pixels)
 
     return fd.flow_module("decoder", make)
 
@@ -76,9 +80,7 @@ def make_model(latent: int, flow_prior: bool) -> Callable[..., Any]:
 def make_gaussian_guide(latent: int) -> Callable[..., Any]:
     def guide(images: jax.Array, batch_size: int | None = None) -> None:
         num_images, num_pixels = images.shape
-        encoder = fd.flow_module(
-            "encoder", lambda key: fd.MLP(key, num_pixels, 2 * latent, hidden_sizes=(HIDDEN,) * 2)
-        )
+        encoder = fd.flow_module("encoder", lambda key: network(key, num_pixels, 2 * latent))
         with numpyro.plate("images", num_images, subsample_size=batch_size) as batch:
             loc, log_scale = jnp.split(encoder(images[batch]), 2, axis=-1)
             numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
@@ -87,7 +89,7 @@ def make_gaussian_guide(latent: int) -> Callable[..., Any]:
 
 
 def make_flow_guide(latent: int, model: Callable[..., Any], num_pixels: int) -> Any:
-    encoder = fd.MLP(jax.random.key(5), num_pixels, 4 * latent, hidden_sizes=(HIDDEN,) * 2)
+    encoder = network(jax.random.key(5), num_pixels, 4 * latent)
     return fd.AutoAmortizedFlow(model, encoder, flow=fd.IAF, flow_options=FLOW, init_scale=1.0)
 
 

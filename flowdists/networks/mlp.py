@@ -14,7 +14,7 @@ from flowdists.networks.base import Activation, Array, Linear, Network, resolve_
 
 
 class MLP(Network):
-    """A multi-layer perceptron whose output layer starts at zero.
+    """A multi-layer perceptron, by default one whose output layer starts at zero.
 
     The context enters the first layer through its own weights: the same as concatenation, without
     copying one context to every sample that shares it.
@@ -26,6 +26,9 @@ class MLP(Network):
       hidden_sizes: widths of the hidden layers, at least one.
       context_size: length of the context vector, 0 for none.
       activation: a function, or the name of one in :mod:`jax.nn`.
+      output_scale: factor of the output layer's first weights: 0, the default, for a layer that is
+        to start as the identity; 1 for an encoder or a decoder, which must not start without a
+        gradient.
 
     >>> import jax
     >>> network = MLP(jax.random.key(0), 3, 4, hidden_sizes=(16,), context_size=2)
@@ -48,6 +51,7 @@ class MLP(Network):
         hidden_sizes: Sequence[int] = (128, 128),
         context_size: int = 0,
         activation: Activation = "relu",
+        output_scale: float = 0.0,
     ) -> None:
         sizes = _check.sizes("MLP", "hidden_sizes", hidden_sizes)
         resolve_activation(activation)
@@ -57,7 +61,7 @@ class MLP(Network):
         self.hidden_layers = tuple(
             Linear(k, i, o) for k, i, o in zip(keys, sizes[:-1], sizes[1:], strict=True)
         )
-        self.output_layer = Linear(output_key, sizes[-1], out_size, scale=0.0)
+        self.output_layer = Linear(output_key, sizes[-1], out_size, output_scale)
         self.activation = activation
 
     def __call__(self, x: Array, context: Any = None) -> Array:
@@ -69,7 +73,7 @@ class MLP(Network):
 
 
 class ResidualMLP(Network):
-    """A pre-activation residual network (He et al. 2016) whose output layer starts at zero.
+    """A pre-activation residual network (He et al. 2016), by default with an output layer at zero.
 
     Each block computes ``h + W2 act(W1 act(h))``, with ``W2`` small at the start. A context enters
     the first layer and gates the output of every block: ``h + sigmoid(V c) * W2 act(W1 act(h))``,
@@ -82,6 +86,7 @@ class ResidualMLP(Network):
       hidden_sizes: one width for each block, all equal.
       context_size: length of the context vector, 0 for none.
       activation: a function, or the name of one in :mod:`jax.nn`.
+      output_scale: factor of the output layer's first weights, as in :class:`~flowdists.MLP`.
 
     Raises:
       ValueError: if widths differ or are not positive, or the activation is unknown.
@@ -107,6 +112,7 @@ class ResidualMLP(Network):
         hidden_sizes: Sequence[int] = (128, 128),
         context_size: int = 0,
         activation: Activation = "relu",
+        output_scale: float = 0.0,
     ) -> None:
         width = equal_width("ResidualMLP", hidden_sizes)
         depth = len(tuple(hidden_sizes))
@@ -120,7 +126,7 @@ class ResidualMLP(Network):
             for k1, k2 in zip(first, second, strict=True)
         )
         self.gates = tuple(Linear(k, context_size, width) for k in gate if context_size)
-        self.output_layer = Linear(output_key, width, out_size, scale=0.0)
+        self.output_layer = Linear(output_key, width, out_size, output_scale)
         self.activation = activation
 
     def __call__(self, x: Array, context: Any = None) -> Array:
