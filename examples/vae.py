@@ -3,8 +3,8 @@
     python examples/vae.py [--data FOLDER] [--steps N] [--latent N] [--output FOLDER]
 
 Binarized MNIST from FOLDER/images/mnist.npz, or scikit-learn's digits where that is missing. Prints
-the ELBO of held-out images, in nats per image, for a Gaussian posterior and prior, a flow posterior,
-and a flow posterior and prior; draws images from the latter's prior in `vae.png`.
+the ELBO of held-out images, in nats per image, for a Gaussian posterior and prior, a flow
+posterior, and a flow posterior and prior; draws images from the latter's prior in `vae.png`.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def load(folder: Path) -> tuple[jax.Array, jax.Array]:
         jnp.asarray(draws.random(part.shape) < part, jnp.float32).reshape(len(part), -1)
         for part in parts
     )
-    return train, test[:2000]
+    return train, test[draws.permutation(len(test))[:2000]]
 
 
 def network(key: jax.Array, in_size: int, out_size: int) -> fd.MLP:
