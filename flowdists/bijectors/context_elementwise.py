@@ -24,7 +24,7 @@ class ContextElementwise(Bijector):
 
     With an affine transformer as the last layer it gives a flow a location and a scale that depend
     on the context; alone, on a standard normal, it is a Gaussian with independent elements. A new
-    layer is the identity.
+    layer is the identity, unless told otherwise.
 
     Args:
       key: PRNG key for the network's parameters.
@@ -36,6 +36,7 @@ class ContextElementwise(Bijector):
         ``(num_params, *event_shape)``.
       hidden_sizes: widths of the default network's hidden layers; none for a linear map.
       activation: of the default network: a function, or the name of one in :mod:`jax.nn`.
+      output_scale: factor of the default network's last weights at the start; 0 for the identity.
 
     Raises:
       TypeError: for a key that is not a key, or a conditioner that is not callable.
@@ -64,6 +65,7 @@ class ContextElementwise(Bijector):
         conditioner: Any = None,
         hidden_sizes: Sequence[int] = (128, 128),
         activation: Activation = "relu",
+        output_scale: float = 0.0,
     ) -> None:
         caller = type(self).__name__
         key = _check.key(caller, key)
@@ -76,10 +78,15 @@ class ContextElementwise(Bijector):
             self.conditioner = as_conditioner(caller, conditioner, in_size, out_size, 0)
         elif hidden_sizes:
             self.conditioner = MLP(
-                key, in_size, out_size, hidden_sizes=hidden_sizes, activation=activation
+                key,
+                in_size,
+                out_size,
+                hidden_sizes=hidden_sizes,
+                activation=activation,
+                output_scale=output_scale,
             )
         else:
-            self.conditioner = Linear(key, in_size, out_size, scale=0.0)
+            self.conditioner = Linear(key, in_size, out_size, output_scale)
 
     @property
     def domain(self) -> constraints.Constraint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +15,8 @@ from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.initialization import init_to_uniform
 
-from flowdists import _check
-from flowdists.bijectors import Affine, Chain
+from flowdists import _check, transformers
+from flowdists.bijectors import Affine, Bijector, Chain, ContextElementwise
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import NSF
 from flowdists.infer._amortizer import Amortizer, as_rows, encode
@@ -37,10 +38,11 @@ class AutoAmortizedFlow(AutoGuide):
     variables. The latent sites outside are global, :math:`\theta`, and follow a flow of their own.
     Minibatches, by the plate's ``subsample_size``, are scaled as NumPyro scales the model.
 
-    Both flows, new ones being the identity, act on unconstrained values, concatenated, and end in a
-    shift and scale of every dimension, trained. The model is run anew in each call, so the plate's
-    size and the data may change from call to call, and supports may depend on both. The likelihood
-    is not computed for that, once compiled.
+    Both flows act on unconstrained values, concatenated, and end in a shift and scale of every
+    dimension, trained; before it, the local one has a shift and scale linear in the context, so
+    that it contains the Gaussian whose moments are the encoder's. The model is run anew in each
+    call, so the plate's size and the data may change from call to call, and supports may depend on
+    both. The likelihood is not computed for that, once compiled.
 
     Args:
       model: a NumPyro model, with a plate that has continuous latent sites inside.
@@ -63,7 +65,8 @@ class AutoAmortizedFlow(AutoGuide):
       condition_on_global: whether the local flow sees the global latent variables, in the units of
         the global flow's shift and scale. Without, it cannot know how they move together.
       prefix: prefix of the parameters' names: ``{prefix}_encoder...``, ``{prefix}_local_flow...``,
-        ``{prefix}_local_affine...``, ``{prefix}_global_flow...``, ``{prefix}_global_affine...``.
+        ``{prefix}_local_units...``, ``{prefix}_local_affine...``, ``{prefix}_global_flow...``,
+        ``{prefix}_global_affine...``.
       init_loc_fn: one of NumPyro's initialization strategies. Global latent variables start around
         its values, local ones around the mean of its values over the plate.
       init_scale: standard deviations at the start, in unconstrained space.
@@ -137,6 +140,14 @@ class AutoAmortizedFlow(AutoGuide):
         self._sees_global = self._has_global and self._condition_on_global
         context_size = context.shape[-1] + (layout.global_size if self._sees_global else 0)
         self._make_local = self._flow.resolve((layout.local_size,), (context_size,))
+        self._local_units = functools.partial(
+            ContextElementwise,
+            transformer=transformers.Affine(),
+            event_shape=(layout.local_size,),
+            context_shape=(context_size,),
+            hidden_sizes=(),
+            output_scale=1.0,  # not the identity, so that the encoder has a gradient from the start
+        )
         if self._has_global:
             self._make_global = self._global_flow.resolve((layout.global_size,))
         super()._setup_prototype(*args, **kwargs)
@@ -158,18 +169,23 @@ class AutoAmortizedFlow(AutoGuide):
     def _amortizer(self) -> Amortizer:
         return Amortizer(
             encoder=flow_module(f"{self.prefix}_encoder", self._encoder),
-            local_flow=self._flow_module("local", self._make_local, self._local_loc),
+            local_flow=self._flow_module(
+                "local",
+                self._make_local,
+                self._local_loc,
+                flow_module(f"{self.prefix}_local_units", self._local_units),
+            ),
             global_flow=self._flow_module("global", self._make_global, self._global_loc)
             if self._has_global
             else None,
             sees_global=self._sees_global,
         )
 
-    def _flow_module(self, name: str, make: Any, loc: Array) -> Any:
+    def _flow_module(self, name: str, make: Any, loc: Array, *between: Bijector) -> Any:
         flow = flow_module(f"{self.prefix}_{name}_flow", make)
         initial = Affine(loc, jnp.full(loc.shape, self._init_scale))
         affine = flow_module(f"{self.prefix}_{name}_affine", initial)
-        return flow.replace(bijector=Chain([flow.bijector, affine]))
+        return flow.replace(bijector=Chain([flow.bijector, *between, affine]))
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Draw from the guide, inside of NumPyro's handlers.

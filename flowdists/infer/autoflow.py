@@ -101,6 +101,11 @@ class AutoFlow(AutoContinuous):
     {'scale': (100,), 'x': (100, 3)}
     """
 
+    # NumPyro's, which has no types.
+    prototype_trace: Any
+    _init_locs: dict[str, Array]
+    _potential_fn: Callable[..., Any]
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -169,11 +174,23 @@ class AutoFlow(AutoContinuous):
             new._guide_start = functools.partial(_reordered, guide, _gaussian_start(guide, params))
         return new
 
+    def with_path_derivative(self) -> AutoFlow:
+        """The same guide, which shares its parameters, with ``path_derivative=True``."""
+        guide = copy.copy(self)
+        guide._path_derivative = True
+        return guide
+
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
-        if self.prototype_trace is not None:
-            # A start is sought for the present data, not for those that the guide first saw.
-            self._potential_fn = self._potential_fn_gen(*args, **kwargs)
-        return super().__call__(*args, **kwargs)
+        if self.prototype_trace is None:
+            return super().__call__(*args, **kwargs)
+        # A start is sought for the present data, not for those that the guide first saw; but
+        # present ones may be traced, and must not stay.
+        first = self._potential_fn
+        self._potential_fn = self._potential_fn_gen(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            self._potential_fn = first
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -255,10 +272,9 @@ class AutoFlow(AutoContinuous):
 
     def _get_start(self) -> Start | None:
         if self._guide_start is not None:
-            find: Callable[[], Start] = functools.cache(lambda: self._guide_start(self))
+            find = functools.cache(functools.partial(self._guide_start, self))
         elif self._finds_start:
-            key = numpyro.prng_key()
-            find = functools.cache(lambda: self._find_start(key))
+            find = functools.cache(functools.partial(self._find_start, numpyro.prng_key()))
         else:
             return None
         # As functions, so that nothing is sought where the values are substituted.

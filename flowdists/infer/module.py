@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from flowdists.distribution import ConditionalFlow, Flow
 
 Array = jax.Array
 Shape = tuple[int, ...]
-Prior = dist.Distribution | Mapping[str, dist.Distribution] | Callable[[str, Shape], Any]
+Prior: TypeAlias = dist.Distribution | Mapping[str, dist.Distribution] | Callable[[str, Shape], Any]
 
 
 def flow_module(name: str, flow: Any, **options: Any) -> Any:

@@ -58,7 +58,9 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
     _, path = jax.lax.scan(step, carry, length=_NUM_ITERATIONS)
 
     draw_key, probe_key = jax.random.split(key)
-    noise = jax.random.normal(draw_key, (_NUM_DRAWS, position.size), position.dtype)
+    half = jax.random.normal(draw_key, (_NUM_DRAWS // 2, position.size), position.dtype)
+    # In pairs, whose mean is zero: otherwise a point beside a normal posterior's mean could win.
+    noise = jnp.concatenate([half, -half])
     is_dense = position.size <= MAX_HESSIAN_DIM
     curvature = _dense if is_dense else lambda p, x: _diagonal(probe_key, p, x)
 
@@ -87,17 +89,17 @@ def _dense(potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]
     hessian = jax.hessian(potential)(x)
     # In units that make the diagonal one: correlated predictors that are not centred would
     # otherwise lose their small eigenvalues to rounding.
-    units = jax.lax.rsqrt(_positive(jnp.diag(hessian)))
+    units = jax.lax.rsqrt(_positive(jnp.diag(hessian), 1e-12))
     values, vectors = jnp.linalg.eigh(hessian * units * units[:, None])
     factor = units[:, None] * vectors / jnp.sqrt(_positive(values))
     covariance = factor @ factor.T
     return jnp.linalg.cholesky(covariance), -covariance @ jax.grad(potential)(x)
 
 
-def _positive(curvature: Array) -> Array:
+def _positive(curvature: Array, least: float = 1e-6) -> Array:
     """Negative curvature counts with its size; what is flat gets a large scale, not infinity."""
     size = jnp.abs(curvature)
-    return jnp.maximum(size, 1e-6 * size.max())
+    return jnp.maximum(size, least * size.max())
 
 
 def _diagonal(key: Array, potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
