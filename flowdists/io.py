@@ -178,10 +178,10 @@ def _fill(structure: Bijector, arrays: dict[str, np.ndarray], origin: str) -> Bi
     for name, slot in slots.items():
         if name not in arrays:
             raise ValueError(f"{origin} has no parameter `{name}`, which the flow's structure has")
-        if arrays[name].shape != jnp.shape(slot):
+        if arrays[name].shape != slot.shape:
             raise ValueError(
                 f"{origin} has `{name}` of shape {arrays[name].shape}, but the flow's structure "
-                f"takes shape {jnp.shape(slot)}"
+                f"takes shape {slot.shape}"
             )
         if not jnp.issubdtype(arrays[name].dtype, jnp.floating):
             raise ValueError(f"{origin} has `{name}` of dtype {arrays[name].dtype}, not floating")

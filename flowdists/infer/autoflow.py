@@ -14,7 +14,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
-from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import (
     AffineTransform,
     LowerCholeskyAffine,
@@ -260,7 +259,8 @@ class AutoFlow(AutoContinuous):
 
     def _find_start(self, key: Array) -> Start:
         def potential(latent: Array) -> Array:
-            return self._potential_fn(self._unpack_latent(latent))
+            # Seeded, for models that draw minibatches.
+            return handlers.seed(self._potential_fn, 0)(self._unpack_latent(latent))
 
         with handlers.block():
             start = jax.jit(lambda key, x: pathfinder(key, potential, x))(key, self._init_latent)
@@ -304,13 +304,12 @@ class AutoFlow(AutoContinuous):
         return numpyro.sample(site, posterior, infer={"is_auxiliary": True})
 
     def _unpack_and_constrain(self, latent_sample: Array, params: dict[str, Any]) -> dict[str, Any]:
-        # NumPyro takes the values of the model's own parameters for unconstrained ones.
-        own = {}
-        for name, site in self.prototype_trace.items():
-            if site["type"] == "param" and name in params:
-                constraint = site["kwargs"].get("constraint", constraints.real)
-                own[name] = biject_to(constraint).inv(params[name])
-        return super()._unpack_and_constrain(latent_sample, {**params, **own})
+        # The model's own parameters are substituted, because NumPyro takes those that it is given
+        # here for unconstrained ones.
+        sites = self.prototype_trace.items()
+        own = [name for name, site in sites if site["type"] == "param" and name in params]
+        with handlers.substitute(data={name: params[name] for name in own}):
+            return super()._unpack_and_constrain(latent_sample, {})
 
     def get_base_dist(self) -> dist.Distribution:
         """The flow's base distribution."""

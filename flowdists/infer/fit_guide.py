@@ -136,16 +136,21 @@ def fit_guide(
     arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
 
     @jax.jit
-    def run(state: Any, count: int, arrays: dict[int, Array]) -> tuple[Any, Array, Array]:
+    def run(state: Any, first: int, arrays: dict[int, Array]) -> tuple[Any, Array, Array]:
         given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = jax.tree.unflatten(structure, given)
 
-        def step(index: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
-            state, losses = carry
+        def update(state: Any) -> tuple[Any, Array]:
             state, loss = svi.update(state, *args, **kwargs)
-            return state, losses.at[index].set(loss)
+            return state, loss.astype(float)
 
-        state, losses = jax.lax.fori_loop(0, count, step, (state, jnp.zeros(size)))
+        def rest(state: Any) -> tuple[Any, Array]:
+            return state, jnp.zeros(())
+
+        def step(state: Any, index: Array) -> tuple[Any, Array]:
+            return jax.lax.cond(index < num_steps, update, rest, state)
+
+        state, losses = jax.lax.scan(step, state, first + jnp.arange(size))
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(svi.get_params(state))]
         return state, losses, jnp.array(finite).all()
 
@@ -154,7 +159,7 @@ def fit_guide(
     try:
         for first in range(0, num_steps, size):
             count = min(size, num_steps - first)
-            state, chunk_losses, finite = run(state, count, arrays)
+            state, chunk_losses, finite = run(state, first, arrays)
             losses.append(np.asarray(chunk_losses[:count]))
             mean = float(losses[-1].mean())
             if not (math.isfinite(mean) and finite):

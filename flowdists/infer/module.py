@@ -52,7 +52,7 @@ def flow_module(name: str, flow: Any, **options: Any) -> Any:
     ...     prior = flow_module("prior", MAF, event_shape=(2,), num_layers=2, hidden_sizes=(8,))
     ...     numpyro.sample("z", prior)
     >>> trace = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace()
-    >>> [site for site in trace if "layers[1]" in site]
+    >>> [site for site in trace if site.startswith("prior.layers[1]")]
     ['prior.layers[1].loc', 'prior.layers[1].log_scale']
     """
     return _module(

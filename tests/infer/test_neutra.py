@@ -1,0 +1,215 @@
+"""Neural transport: the density that the sampler sees, what it costs, and what it draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from numpyro import handlers, infer
+from numpyro.diagnostics import effective_sample_size
+from numpyro.distributions import biject_to
+from numpyro.infer import autoguide
+from numpyro.infer.util import potential_energy
+
+import flowdists as fd
+from flowdists.infer import AutoFlow, NeuTraReparam, fit_guide
+from tests import table
+from tests.tolerances import LOG_DET_F64, ROUND_TRIP_F32, STANDARD_ERRORS
+
+KEY = jax.random.key(0)
+TINY = {"num_layers": 2, "hidden_sizes": (8,)}
+Y = jnp.array([0.5, -1.0, 2.0])
+LATENT = "auto_shared_latent"
+
+
+def in_a_plate(y):
+    """The first latent site stands in a plate; others are constrained, and outside of it."""
+    with numpyro.plate("rows", len(y)):
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    scale = numpyro.sample("scale", dist.Gamma(2.0, 1.0))
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
+    numpyro.deterministic("sum", x.sum() * scale)
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(x * weights[0], scale), obs=y)
+
+
+def plain(y):
+    scale = numpyro.sample("scale", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("rows", len(y)):
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(x, scale), obs=y)
+
+
+def ready(guide, *args, scale=0.3):
+    """The guide's parameters, moved as by training."""
+    svi = infer.SVI(guide.model, guide, optax.sgd(1e-3), infer.Trace_ELBO())
+    state = svi.init(KEY, *args)
+    free = table.perturb(jax.random.key(3), svi.optim.get_params(state.optim_state), scale)
+    return svi.constrain_fn(free)
+
+
+def auto_flow(model, flow=fd.MAF, **options):
+    return AutoFlow(model, flow, init_loc_fn=infer.init_to_median, **TINY | options)
+
+
+def by_change_of_variables(guide, params, args, z):
+    """The model's potential at the transported point, minus the transport's log-determinant."""
+    transform = guide.get_transform(params)
+    _, log_det = jnp.linalg.slogdet(jax.jacobian(transform)(z))
+    sites = guide._unpack_latent(transform(z))
+    return potential_energy(guide.model, args, {}, sites) - log_det
+
+
+GUIDES = {
+    "flow": lambda model: auto_flow(model),
+    "path derivative": lambda model: auto_flow(model, path_derivative=True),
+    "student": lambda model: auto_flow(model, base=dist.StudentT(5.0)),
+    "diagonal": autoguide.AutoDiagonalNormal,
+    "normal": autoguide.AutoMultivariateNormal,
+    "iaf": lambda model: autoguide.AutoIAFNormal(model, num_flows=2),
+}
+
+
+class TestDensity:
+    @pytest.mark.parametrize("model", [in_a_plate, plain])
+    @pytest.mark.parametrize("name", sorted(GUIDES))
+    def test_it_is_the_change_of_variables(self, name, model, x64):
+        guide = GUIDES[name](model)
+        params = ready(guide, Y)
+        neutra = NeuTraReparam(guide, params)
+        potential = lambda z: potential_energy(neutra.reparam(model), (Y,), {}, {LATENT: z})
+        z = jax.random.normal(KEY, (guide.latent_dim,))
+        expected = by_change_of_variables(guide, params, (Y,), z)
+        np.testing.assert_allclose(potential(z), expected, rtol=LOG_DET_F64)
+        np.testing.assert_allclose(jax.jit(potential)(z), expected, rtol=LOG_DET_F64)
+
+    def test_numpyros_own_counts_the_transport_once_for_each_row(self, x64):
+        guide = auto_flow(in_a_plate)
+        params = ready(guide, Y)
+        z = jax.random.normal(KEY, (guide.latent_dim,))
+        potentials = [
+            potential_energy(cls(guide, params).reparam(in_a_plate), (Y,), {}, {LATENT: z})
+            for cls in (NeuTraReparam, infer.reparam.NeuTraReparam)
+        ]
+        _, log_det = guide.get_transform(params).forward_and_log_det(z)
+        assert abs(log_det) > 0.1
+        surplus = (len(Y) - 1) * log_det
+        np.testing.assert_allclose(potentials[0] - potentials[1], surplus, rtol=LOG_DET_F64)
+
+    def test_a_bounded_base(self, x64):
+        """NumPyro's sampler then works in unbounded space, with one more determinant."""
+        base = fd.StandardUniform((4,), -2.0, 2.0)
+        guide = auto_flow(plain, fd.RealNVP, base=base)
+        params = ready(guide, Y)
+        model = NeuTraReparam(guide, params).reparam(plain)
+        u = jax.random.normal(KEY, (4,))
+        to_base = biject_to(base.support)
+        z = to_base(u)
+        expected = by_change_of_variables(guide, params, (Y,), z)
+        expected -= to_base.log_abs_det_jacobian(u, z)
+        found = potential_energy(model, (Y,), {}, {LATENT: u})
+        np.testing.assert_allclose(found, expected, rtol=LOG_DET_F64)
+
+    def test_draws_are_transported_with_deterministic_sites(self):
+        guide = auto_flow(in_a_plate)
+        params = ready(guide, Y)
+        neutra = NeuTraReparam(guide, params)
+        z = jax.random.normal(KEY, (2, 5, 5))
+        draws = neutra.transform_sample(z)
+        assert {name: value.shape for name, value in draws.items()} == {
+            "x": (2, 5, 3),
+            "scale": (2, 5),
+            "weights": (2, 5, 2),
+            "sum": (2, 5),
+        }
+        np.testing.assert_allclose(
+            draws["sum"], draws["x"].sum(-1) * draws["scale"], rtol=ROUND_TRIP_F32
+        )
+        u = guide.get_transform(params)(z)
+        np.testing.assert_allclose(draws["x"], u[..., :3], rtol=ROUND_TRIP_F32)
+        np.testing.assert_allclose(draws["scale"], jnp.exp(u[..., 3]), rtol=ROUND_TRIP_F32)
+
+    def test_the_prior_predictive_of_the_reparametrized_model(self):
+        guide = auto_flow(in_a_plate)
+        model = NeuTraReparam(guide, ready(guide, Y)).reparam(in_a_plate)
+        trace = handlers.trace(handlers.seed(model, 0)).get_trace(Y)
+        assert trace[LATENT]["value"].shape == (5,)
+        assert trace["x"]["type"] == "deterministic"
+        with handlers.mask(mask=False):  # no density is asked for
+            assert handlers.trace(handlers.seed(model, 0)).get_trace(Y)["x"]["value"].shape == (3,)
+
+
+class TestMisuse:
+    def test_other_guides(self):
+        with pytest.raises(TypeError, match="AutoContinuous"):
+            NeuTraReparam(autoguide.AutoNormal(plain), {})
+        with pytest.raises(ValueError, match="SVI"):
+            NeuTraReparam(auto_flow(plain), {})
+
+    def test_observed_where_the_guide_saw_a_latent_and_as_good_as_new_afterwards(self):
+        guide = auto_flow(plain)
+        neutra = NeuTraReparam(guide, ready(guide, Y))
+        potential = lambda model: potential_energy(model, (Y,), {}, {LATENT: jnp.ones(4)})
+        before = potential(neutra.reparam(plain))
+        with pytest.raises(ValueError, match=r"'x' is observed"):
+            potential(neutra.reparam(handlers.condition(plain, {"x": Y})))
+        np.testing.assert_array_equal(potential(neutra.reparam(plain)), before)
+
+
+class TestCost:
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("recipe", "most"),
+        [
+            (fd.NSF, 0.55),
+            (fd.IAF, 0.55),
+            # NumPyro's second evaluation is in the cheap direction, a single pass.
+            (fd.MAF, 0.75),
+        ],
+    )
+    def test_one_evaluation_to_numpyros_two(self, recipe, most):
+        """Operations of a value and gradient, as the compiler counts them; at default sizes."""
+        model = lambda: numpyro.sample("x", dist.Normal(0, 1).expand([8]).to_event(1))
+        guide = AutoFlow(model, recipe, init_loc_fn=infer.init_to_median)
+        params = ready(guide)
+
+        def flops(cls):
+            reparametrized = cls(guide, params).reparam(model)
+            potential = lambda z: potential_energy(reparametrized, (), {}, {LATENT: z})
+            compiled = jax.jit(jax.value_and_grad(potential)).lower(jnp.ones(8)).compile()
+            return compiled.cost_analysis()["flops"]
+
+        assert flops(NeuTraReparam) <= most * flops(infer.reparam.NeuTraReparam)
+
+
+def banana():
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(x**2, 0.5))
+
+
+@pytest.mark.slow
+def test_nuts_draws_a_banana():
+    """Of known moments: x is standard normal, y has mean 1, variance 2 + 1/4, and covariance 2
+    with the square of x.
+    """
+    guide = AutoFlow(banana, fd.MAF, **TINY)
+    params, _ = fit_guide(KEY, guide, num_steps=500, progress=False)
+    neutra = NeuTraReparam(guide, params)
+    kernel = infer.NUTS(neutra.reparam(banana))
+    sampler = infer.MCMC(kernel, num_warmup=300, num_samples=2000, progress_bar=False)
+    sampler.run(jax.random.key(1))
+    draws = neutra.transform_sample(sampler.get_samples()[LATENT])
+    x, y = (np.asarray(draws[name], np.float64) for name in "xy")
+    for value, expected in (
+        (x, 0.0),
+        (x**2, 1.0),
+        (y, 1.0),
+        ((y - 1) ** 2, 2.25),
+        ((y - 1) * (x**2 - 1), 2.0),
+        (y - x**2, 0.0),
+        ((y - x**2) ** 2, 0.25),
+    ):
+        error = np.sqrt(value.var() / effective_sample_size(value[None]))
+        assert abs(value.mean() - expected) < STANDARD_ERRORS * error
