@@ -174,9 +174,7 @@ RECIPES: dict[str, Callable[..., fd.Flow | fd.ConditionalFlow]] = {
     "maf": functools.partial(fd.MAF, num_layers=3, **SMALL),
     "iaf": functools.partial(fd.IAF, num_layers=2, **SMALL),
     "nsf": functools.partial(fd.NSF, num_layers=3, num_bins=5, **SMALL),
-    "nsf_splines_alone": functools.partial(
-        fd.NSF, num_layers=2, num_bins=5, affine=False, **SMALL
-    ),
+    "nsf_splines_alone": functools.partial(fd.NSF, num_layers=2, num_bins=5, affine=False, **SMALL),
     "nsf_autoregressive": functools.partial(
         fd.NSF, num_layers=2, num_bins=5, autoregressive=True, **SMALL
     ),

@@ -30,7 +30,6 @@ from tests.tolerances import (
 
 KEY = jax.random.key(0)
 TINY = {"num_layers": 2, "hidden_sizes": (8,)}
-TINY_SPLINE = {**TINY, "num_bins": 4}
 
 RNG = np.random.default_rng(0)
 DESIGN = RNG.normal(size=(6, 3))
@@ -186,9 +185,7 @@ class TestSupports:
 
 
 LOSSES = {
-    "elbo": infer.Trace_ELBO(),
-    "particles": infer.Trace_ELBO(num_particles=3),
-    "looped": infer.Trace_ELBO(num_particles=2, vectorize_particles=False),
+    "elbo": infer.Trace_ELBO(num_particles=3),
     "mean_field": infer.TraceMeanField_ELBO(num_particles=2),
     "graph": infer.TraceGraph_ELBO(num_particles=2),
     "renyi": infer.RenyiELBO(alpha=0.5, num_particles=3),
@@ -228,6 +225,7 @@ class TestLosses:
         # The evidence of a model without data is one.
         assert losses[:20].mean() - 0.3 > losses[-50:].mean() > -0.05
 
+    @pytest.mark.slow
     def test_subsampled_observations(self):
         y = jnp.asarray(Y)
 
@@ -359,7 +357,6 @@ class TestStart:
             start(AutoFlow(model, fd.MAF, init_loc_fn=strategy, **TINY))
 
 
-NORMAL = dist.Normal(0.0, 1.0)
 GUIDES = [
     autoguide.AutoNormal,
     autoguide.AutoDiagonalNormal,
@@ -428,13 +425,12 @@ ONE_DIMENSION = {
     "function": lambda key, shape, **options: fd.NSF(key, shape, autoregressive=True, **options),
 }
 FLOWS = {
-    "recipe": (fd.RealNVP, TINY),
-    "partial": (functools.partial(fd.NSF, num_bins=4, num_layers=2), {"hidden_sizes": (8,)}),
+    "recipe": (fd.IAF, TINY),
+    "partial": (functools.partial(fd.RealNVP, num_layers=2), {"hidden_sizes": (8,)}),
     "function": (lambda key, event_shape: fd.MAF(key, event_shape, **TINY), {}),
-    "built": (fd.IAF(KEY, (3,), **TINY), {}),
     "student": (fd.MAF, {"base": dist.StudentT(5.0), **TINY}),
     "uniform": (fd.RealNVP, {"base": fd.StandardUniform((3,), -1.0, 1.0), **TINY}),
-    "built on student": (fd.MAF(KEY, (3,), base=dist.StudentT(5.0), **TINY), {}),
+    "built": (fd.MAF(KEY, (3,), base=dist.StudentT(5.0), **TINY), {}),
     "a layer": (
         lambda key, shape: fd.Flow(fd.StandardNormal(shape), fd.LULinear(key, shape)),
         {},
