@@ -89,9 +89,9 @@ def fit(key: jax.Array, groups: Groups, num_steps: int) -> tuple[fd.AutoAmortize
         model,
         encoder,
         features=features,
-        flow=fd.RealNVP,
+        flow=fd.IAF,
         flow_options=small,
-        global_flow=fd.RealNVP,
+        global_flow=fd.IAF,
         global_options=small,
     )
     return guide, fd.fit_guide(key, guide, groups, BATCH_SIZE, num_steps=num_steps).params
@@ -114,7 +114,7 @@ def report(name: str, draws: Draws) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--groups", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--draws", type=int, default=1000)
     args = parser.parse_args()
     keys = jax.random.split(jax.random.key(0), 6)
