@@ -114,7 +114,7 @@ def report(name: str, draws: Draws) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--groups", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--draws", type=int, default=1000)
     args = parser.parse_args()
     keys = jax.random.split(jax.random.key(0), 6)

@@ -104,3 +104,12 @@ def test_vae_runs(tmp_path):
     for name in ("Gaussian posterior and prior", "flow posterior", "flow posterior and prior"):
         assert np.isfinite(numbers(line_of(output, name))[0])
     assert (tmp_path / "vae.png").exists()
+
+
+@pytest.mark.slow
+def test_hierarchical_regression_agrees_with_nuts():
+    output = run("hierarchical_regression.py")
+    for effects in ("intercepts", "slopes"):
+        correlation, ratio = numbers(line_of(output, effects).split(":")[1])
+        assert correlation > 0.99
+        assert abs(ratio - 1) < 0.1

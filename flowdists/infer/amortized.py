@@ -48,7 +48,8 @@ class AutoAmortizedFlow(AutoGuide):
       model: a NumPyro model, with a plate that has continuous latent sites inside.
       encoder: a network, any callable pytree with floating-point arrays; or a function ``(key)``
         that returns one. It is called under :func:`jax.vmap`, with one row of the features, of
-        shape ``features.shape[1:]`` or, where that is ``()``, ``(1,)``; and returns a vector.
+        shape ``features.shape[1:]`` or, where that is ``()``, ``(1,)``; and returns a vector. Of
+        our own networks best one with ``output_scale=1.0``.
       plate: name of the data's plate. By default, of the plates with latent sites, the only one or
         the only one that is subsampled.
       features: a function of the model's arguments that returns what the encoder sees: a row for
@@ -83,9 +84,11 @@ class AutoAmortizedFlow(AutoGuide):
     ...     with numpyro.plate("data", len(y), subsample_size=batch_size) as rows:
     ...         x = numpyro.sample("x", dist.Normal(mean, 1.0))
     ...         numpyro.sample("y", dist.Normal(x, 0.5), obs=y[rows])
-    >>> encoder = MLP(jax.random.key(0), 1, 4, hidden_sizes=(8,))
-    >>> small = {"num_layers": 2, "hidden_sizes": (8,)}
-    >>> guide = AutoAmortizedFlow(model, encoder, flow_options=small, global_options=small)
+    >>> encoder = MLP(jax.random.key(0), 1, 4, hidden_sizes=(8,), output_scale=1.0)
+    >>> small = {"num_layers": 1, "hidden_sizes": (8,)}
+    >>> guide = AutoAmortizedFlow(
+    ...     model, encoder, flow=MAF, flow_options=small, global_flow=MAF, global_options=small
+    ... )
     >>> y = jax.random.normal(jax.random.key(1), (100,))
     >>> svi = numpyro.infer.SVI(model, guide, optax.adam(1e-3), numpyro.infer.Trace_ELBO())
     >>> params = svi.run(jax.random.key(2), 10, y, 20, progress_bar=False).params

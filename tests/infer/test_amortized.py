@@ -15,8 +15,6 @@ from numpyro import handlers, infer
 from numpyro.distributions import biject_to, constraints
 
 import flowdists as fd
-from flowdists.infer import fit_guide, flow_module
-from flowdists.infer.amortized import AutoAmortizedFlow
 from tests.tolerances import (
     AGREE_F32,
     FINITE_DIFFERENCE_F64,
@@ -36,7 +34,7 @@ def network(in_size=1, out_size=3):
 def small_guide(model, encoder=None, **options):
     options = {"flow": fd.MAF, "global_flow": fd.MAF, **options}
     options = {"flow_options": SMALL, "global_options": SMALL, **options}
-    return AutoAmortizedFlow(model, network() if encoder is None else encoder, **options)
+    return fd.AutoAmortizedFlow(model, network() if encoder is None else encoder, **options)
 
 
 def start(guide, *args):
@@ -144,7 +142,9 @@ class TestLinearGaussian:
     def test_every_datum_has_its_exact_posterior(self):
         x = linear_gaussian_data()
         guide = small_guide(linear_gaussian)
-        params, _ = fit_guide(KEY, guide, x, 50, num_steps=3000, learning_rate=2e-2, progress=False)
+        params, _ = fd.fit_guide(
+            KEY, guide, x, 50, num_steps=3000, learning_rate=2e-2, progress=False
+        )
         variance = NOISE**2 / (SLOPE**2 + NOISE**2)
         draws = np.asarray(
             guide.sample_posterior(KEY, params, x, sample_shape=(4000,))["z"], np.float64
@@ -205,7 +205,7 @@ class TestHierarchical:
 
     def fit(self, **options):
         guide = small_guide(hierarchical, **options)
-        return guide, fit_guide(
+        return guide, fd.fit_guide(
             KEY, guide, self.Y, num_steps=3000, learning_rate=2e-2, progress=False
         ).params
 
@@ -305,7 +305,7 @@ class TestDensity:
 
 def test_gradients_are_finite_differences(x64):
     y = bounded_data()
-    guide = small_guide(bounded, network(2), plate="data")
+    guide = small_guide(bounded, network(2), plate="data", flow=fd.RealNVP, global_flow=fd.RealNVP)
     params = perturb(start(guide, y, 4)[2])
 
     @jax.jit
@@ -458,7 +458,7 @@ class TestAutoencoder:
 
     @staticmethod
     def model(images, batch_size=None):
-        decoder = flow_module(
+        decoder = fd.flow_module(
             "decoder", lambda key: fd.MLP(key, 2, 16, hidden_sizes=(8,), activation="tanh")
         )
         with numpyro.plate("data", len(images), subsample_size=batch_size) as rows:
@@ -542,7 +542,7 @@ class TestParts:
 
     def test_the_default_recipe_does_with_one_dimension(self):
         tiny = {"num_layers": 1, "hidden_sizes": (4,), "num_bins": 2}
-        guide = AutoAmortizedFlow(linear_gaussian, network(), flow_options=tiny)
+        guide = fd.AutoAmortizedFlow(linear_gaussian, network(), flow_options=tiny)
         _, _, params = start(guide, linear_gaussian_data(6))
         assert guide.local_posterior(params, jnp.ones(2)).event_shape == (1,)
 

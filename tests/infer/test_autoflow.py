@@ -67,7 +67,7 @@ def start(guide, *args, loss=None, key=KEY, **kwargs):
 @functools.cache
 def exact():
     """A guide that is exact, and its parameters; for double precision."""
-    guide = AutoFlow(regression, fd.MAF, **TINY)
+    guide = AutoFlow(regression, fd.RealNVP, **TINY)
     return guide, start(guide, *DATA)[2]
 
 
@@ -97,7 +97,7 @@ def assert_mean(draws, expected):
 @pytest.fixture(scope="module")
 def fitted():
     """A guide of the regression with parameters away from their start."""
-    guide = AutoFlow(regression, fd.MAF, **TINY)
+    guide = AutoFlow(regression, fd.RealNVP, **TINY)
     _, _, params = start(guide, *DATA)
     return guide, perturbed(params)
 
@@ -173,7 +173,7 @@ class TestSupports:
             low = numpyro.sample("low", dist.Normal(0, 1))
             numpyro.sample("x", dist.Uniform(low, low + 1))
 
-        guide = AutoFlow(model, fd.MAF, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, **TINY)
         _, _, params = start(guide)
         draws = guide.sample_posterior(KEY, params, sample_shape=(50,))
         assert ((draws["x"] > draws["low"]) & (draws["x"] < draws["low"] + 1)).all()
@@ -181,7 +181,7 @@ class TestSupports:
     def test_spheres_are_refused_by_name(self):
         model = lambda: numpyro.sample("x", dist.ImproperUniform(constraints.sphere, (), (3,)))
         with pytest.raises(ValueError, match=r"spherical sample site 'x'"):
-            start(AutoFlow(model, fd.MAF, **TINY))
+            start(AutoFlow(model, fd.RealNVP, **TINY))
 
 
 LOSSES = {
@@ -219,7 +219,7 @@ class TestLosses:
             x = numpyro.sample("x", dist.Normal(0, 1))
             numpyro.sample("y", dist.Normal(x**2, 0.3))
 
-        guide = AutoFlow(model, fd.MAF, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, **TINY)
         svi = infer.SVI(model, guide, optax.adam(1e-2), infer.Trace_ELBO(16))
         losses = svi.run(KEY, 500, progress_bar=False).losses
         # The evidence of a model without data is one.
@@ -235,7 +235,7 @@ class TestLosses:
                 batch = numpyro.subsample(y, event_dim=0)
                 numpyro.sample("y", dist.Normal(x, 1.0), obs=batch)
 
-        guide = AutoFlow(model, fd.MAF, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, **TINY)
         _, _, params = start(guide, 2)
         assert guide.sample_posterior(KEY, params)["x"].shape == ()
         # Each key draws a batch; the guide's draws are the same ones with batches and without.
@@ -251,7 +251,7 @@ class TestLosses:
             traces.append(None)
             return regression(design, y)
 
-        traced, plain = (AutoFlow(model, fd.MAF, init_loc_fn=init, **TINY) for _ in range(2))
+        traced, plain = (AutoFlow(model, fd.RealNVP, init_loc_fn=init, **TINY) for _ in range(2))
         svi = infer.SVI(model, traced, optax.adam(1e-2), infer.TraceMeanField_ELBO())
         update = jax.jit(svi.update)
         state, _ = update(jax.jit(svi.init)(KEY, *DATA), *DATA)
@@ -303,7 +303,7 @@ class TestStart:
             scale = numpyro.sample("scale", dist.Normal(0, 3))
             numpyro.sample("x", dist.Normal(0, jnp.exp(scale / 2)).expand([9]).to_event(1))
 
-        guide = AutoFlow(model, fd.MAF, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, **TINY)
         _, _, params = start(guide)
         values = elbos(guide, params)
         assert np.isfinite(values).all() and values.mean() > -8
@@ -316,14 +316,14 @@ class TestStart:
         def near(site):
             return jnp.array(5e-4)
 
-        guide = AutoFlow(model, fd.MAF, init_loc_fn=None, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, init_loc_fn=None, **TINY)
         guide.init_loc_fn = functools.partial(near)
         _, _, params = start(guide)
         np.testing.assert_allclose(params["auto_loc"], [5e-4], rtol=AGREE_F32)
         np.testing.assert_allclose(params["auto_scale"], [[0.1]], rtol=AGREE_F32)
 
     def test_another_start_for_other_data(self):
-        guide = AutoFlow(regression, fd.MAF, **TINY)
+        guide = AutoFlow(regression, fd.RealNVP, **TINY)
         for y in (Y, 3 - Y):
             _, _, params = start(guide, DESIGN, y)
             expected = COVARIANCE @ DESIGN.T @ y / NOISE**2
@@ -333,7 +333,7 @@ class TestStart:
     def test_init_loc_fn(self, name):
         strategy, is_known = STRATEGIES[name]
         model = lambda: numpyro.sample("x", dist.Gamma(jnp.array([2.0, 6.0]), 2.0).to_event(1))
-        guide = AutoFlow(model, fd.MAF, init_loc_fn=strategy, init_scale=0.25, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, init_loc_fn=strategy, init_scale=0.25, **TINY)
         _, _, params = start(guide)
         assert "auto_loc" not in params
         loc = params["auto_affine.loc"]
@@ -354,7 +354,7 @@ class TestStart:
             pytest.warns(UserWarning, match="Out-of-support"),
             pytest.raises(RuntimeError, match="valid initial parameters"),
         ):
-            start(AutoFlow(model, fd.MAF, init_loc_fn=strategy, **TINY))
+            start(AutoFlow(model, fd.RealNVP, init_loc_fn=strategy, **TINY))
 
 
 GUIDES = [
@@ -380,7 +380,7 @@ class TestFromGuide:
     @pytest.mark.parametrize("kind", [GUIDES[0], GUIDES[2]])
     def test_it_starts_as_the_other_guide(self, kind):
         guide, params = self.trained(kind)
-        new = AutoFlow.from_guide(guide, params, fd.MAF, **TINY)
+        new = AutoFlow.from_guide(guide, params, fd.RealNVP, **TINY)
         _, _, new_params = start(new, *DATA)
         draws = new.sample_posterior(KEY, new_params, sample_shape=(4000,))
         others = guide.sample_posterior(jax.random.key(1), params, sample_shape=(4000,))
@@ -398,7 +398,7 @@ class TestFromGuide:
     def test_the_density_is_the_same_whatever_the_order_of_the_sites(self, kind, is_traced):
         """With a traced key NumPyro sorts the sites by name."""
         guide, params = self.trained(kind, is_traced)
-        new = AutoFlow.from_guide(guide, params, fd.MAF, **TINY)
+        new = AutoFlow.from_guide(guide, params, fd.RealNVP, **TINY)
         _, _, new_params = start(new, *DATA)
         posterior = new.get_posterior(new_params)
         latent = posterior.sample(KEY)
@@ -515,7 +515,7 @@ class TestPosterior:
 
     def test_quantiles_and_median(self):
         """At its start the guide is the posterior, a normal."""
-        guide = AutoFlow(regression, fd.MAF, **TINY)
+        guide = AutoFlow(regression, fd.RealNVP, **TINY)
         _, _, params = start(guide, *DATA)
         probabilities = np.array([0.05, 0.5, 0.9])
         found = guide.quantiles(params, probabilities, num_samples=4000)
@@ -540,7 +540,7 @@ class TestPosterior:
             numpyro.deterministic("count", jnp.floor(x).astype(int))
 
         strategy = infer.init_to_value(values={"x": jnp.array(0.0)})
-        guide = AutoFlow(model, fd.MAF, init_loc_fn=strategy, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, init_loc_fn=strategy, **TINY)
         _, _, params = start(guide)
         found = guide.quantiles(params, [0.1, 0.9], num_samples=200)
         assert found["positive"].tolist() == [0.0, 1.0]
@@ -549,7 +549,7 @@ class TestPosterior:
     def test_predictive(self, fitted):
         guide, params = fitted
 
-        new = AutoFlow(regression, fd.MAF, **TINY)
+        new = AutoFlow(regression, fd.RealNVP, **TINY)
         found = infer.Predictive(new, params=params, num_samples=7)(KEY, *DATA)
         assert found["a_slope"].shape == (7, 2)
         predictive = infer.Predictive(regression, guide=guide, params=params, num_samples=7)
@@ -559,7 +559,7 @@ class TestPosterior:
         guide, params = fitted
         np.savez(tmp_path / "params.npz", **params)
         loaded = dict(np.load(tmp_path / "params.npz"))
-        new = AutoFlow(regression, fd.MAF, **TINY)
+        new = AutoFlow(regression, fd.RealNVP, **TINY)
         options = {"sample_shape": (5,)}
         draws = new.sample_posterior(KEY, loaded, *DATA, **options)
         for name, value in guide.sample_posterior(KEY, params, **options).items():
@@ -577,7 +577,7 @@ class TestPosterior:
             x = numpyro.sample("x", dist.Normal(0, 1))
             numpyro.deterministic("y", shift(scale * x))
 
-        guide = AutoFlow(model, fd.MAF, init_loc_fn=infer.init_to_median, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, init_loc_fn=infer.init_to_median, **TINY)
         svi, state, _ = start(guide)
         params = svi.get_params(svi.update(state)[0]) | {"scale": jnp.array(3.0)}
         assert "shift.loc" in params
@@ -592,7 +592,7 @@ class TestPosterior:
                 x = numpyro.sample("x", dist.Normal(0, scale))
                 numpyro.sample("y", dist.Normal(x, 1), obs=jnp.arange(3.0))
 
-        guide = AutoFlow(model, fd.MAF, prefix="q", init_loc_fn=infer.init_to_median, **TINY)
+        guide = AutoFlow(model, fd.RealNVP, prefix="q", init_loc_fn=infer.init_to_median, **TINY)
         _, _, params = start(guide)
         assert all(name.startswith("q_") for name in params)
         trace = run(guide, params)
@@ -615,7 +615,7 @@ class TestPathDerivative:
             "auto_loc": jnp.asarray(MEAN),
             "auto_scale": jnp.linalg.cholesky(COVARIANCE),
         }
-        other = AutoFlow(regression, fd.MAF, path_derivative=True, **TINY)
+        other = AutoFlow(regression, fd.RealNVP, path_derivative=True, **TINY)
         start(other, *DATA, init_params=params)
         return guide, other, params
 
@@ -753,7 +753,7 @@ def model_with_local_batches():
 
 
 def fresh(**options):
-    return AutoFlow(regression, fd.MAF, **TINY, **options)
+    return AutoFlow(regression, fd.RealNVP, **TINY, **options)
 
 
 def call(guide, *args):
@@ -787,7 +787,7 @@ MISUSE = {
     ),
     "a number": (lambda: AutoFlow(regression, 3), ["flow", "int"]),
     "options": (lambda: AutoFlow(regression, TWO, num_layers=3), ["num_layers", "built"]),
-    "option": (lambda: call(fresh(depth=3), *DATA), ["MAF", "depth"]),
+    "option": (lambda: call(fresh(depth=3), *DATA), ["RealNVP", "depth"]),
     "init_scale": (lambda: fresh(init_scale=0.0), ["init_scale", "positive", "0.0"]),
     "base before": (lambda: fresh().get_base_dist(), ["get_base_dist", "SVI.init"]),
     "posterior before": (lambda: fresh().get_posterior({}), ["get_posterior", "SVI.init"]),
@@ -826,7 +826,7 @@ def test_an_error_comes_again():
 
 def test_parameters_of_another_structure_are_refused(fitted):
     _, params = fitted
-    wider = AutoFlow(regression, fd.MAF, num_layers=2, hidden_sizes=(9,))
+    wider = AutoFlow(regression, fd.RealNVP, num_layers=2, hidden_sizes=(9,))
     with pytest.raises(ValueError, match=r"auto_flow.*shape"):
         wider.sample_posterior(KEY, params, *DATA)
 

@@ -50,7 +50,7 @@ def ready(guide, *args, scale=0.3):
     return svi.constrain_fn(free)
 
 
-def auto_flow(model, flow=fd.MAF, **options):
+def auto_flow(model, flow=fd.RealNVP, **options):
     return AutoFlow(model, flow, init_loc_fn=infer.init_to_median, **TINY | options)
 
 
@@ -79,11 +79,10 @@ class TestDensity:
         guide = GUIDES[name](model)
         params = ready(guide, Y)
         neutra = NeuTraReparam(guide, params)
-        potential = lambda z: potential_energy(neutra.reparam(model), (Y,), {}, {LATENT: z})
         z = jax.random.normal(KEY, (guide.latent_dim,))
+        found = potential_energy(neutra.reparam(model), (Y,), {}, {LATENT: z})
         expected = by_change_of_variables(guide, params, (Y,), z)
-        np.testing.assert_allclose(potential(z), expected, rtol=LOG_DET_F64)
-        np.testing.assert_allclose(jax.jit(potential)(z), expected, rtol=LOG_DET_F64)
+        np.testing.assert_allclose(found, expected, rtol=LOG_DET_F64)
 
     def test_numpyros_own_counts_the_transport_once_for_each_row(self, x64):
         guide = auto_flow(in_a_plate)
@@ -101,7 +100,7 @@ class TestDensity:
     def test_a_bounded_base(self, x64):
         """NumPyro's sampler then works in unbounded space, with one more determinant."""
         base = fd.StandardUniform((4,), -2.0, 2.0)
-        guide = auto_flow(plain, fd.RealNVP, base=base)
+        guide = auto_flow(plain, base=base)
         params = ready(guide, Y)
         model = NeuTraReparam(guide, params).reparam(plain)
         u = jax.random.normal(KEY, (4,))
@@ -194,8 +193,9 @@ def test_nuts_draws_a_banana():
     """Of known moments: x is standard normal, y has mean 1, variance 2 + 1/4, and covariance 2
     with the square of x.
     """
-    guide = AutoFlow(banana, fd.MAF, **TINY)
-    params, _ = fit_guide(KEY, guide, num_steps=500, progress=False)
+    # A smooth network, for what is not smooth is hard to follow for NUTS.
+    guide = AutoFlow(banana, fd.RealNVP, num_layers=2, hidden_sizes=(16,), activation="silu")
+    params, _ = fit_guide(KEY, guide, num_steps=1000, progress=False)
     neutra = NeuTraReparam(guide, params)
     kernel = infer.NUTS(neutra.reparam(banana))
     sampler = infer.MCMC(kernel, num_warmup=300, num_samples=2000, progress_bar=False)
