@@ -303,6 +303,7 @@ class TestDensity:
         assert weighted.mean() < plain.mean()
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_differences(x64):
     y = bounded_data()
     guide = small_guide(bounded, network(2), plate="data", flow=fd.RealNVP, global_flow=fd.RealNVP)
