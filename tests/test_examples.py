@@ -91,9 +91,9 @@ def test_neutra_dual_moon(tmp_path):
         for line in output.splitlines()
         if "changes of moon" in line
     )
-    assert more_changes > 100 * max(changes, 1)
+    assert more_changes > 20 * max(changes, 1)
     elbo, log_evidence = numbers(line_of(output, "guide: ELBO"))
-    assert log_evidence - 0.1 < elbo < log_evidence + 0.02
+    assert log_evidence - 0.25 < elbo < log_evidence + 0.02
     assert (tmp_path / "neutra_dual_moon.png").stat().st_size > 10_000
 
 

@@ -144,28 +144,31 @@ class TestSupports:
             with numpyro.plate("pair", 2):
                 numpyro.sample("x", dist.ImproperUniform(support, (), shape))
 
-        size = 2 * math.prod(biject_to(support).inverse_shape(shape))
+        transform = biject_to(support)
+        free_shape = transform.inverse_shape(shape)
+        size = 2 * math.prod(free_shape)
         layer = fd.Affine(0.3 * jnp.cos(jnp.arange(size)), 0.5 + jnp.arange(size) / size)
         flow = fd.Flow(fd.StandardNormal((size,)), layer)
         guide = AutoFlow(model, flow, init_loc_fn=infer.init_to_uniform, init_scale=1.0)
-        trace = handlers.trace(handlers.seed(guide, 0)).get_trace()
-        params = {k: site["value"] for k, site in trace.items() if site["type"] == "param"}
-        latent, drawn = trace["_auto_latent"]["value"], trace["x"]["value"]
-        assert drawn.shape == (2, *shape)
-        draws = guide.sample_posterior(KEY, params, sample_shape=(20,))["x"]
-        assert support(drawn).all() and support(draws).all()
 
-        density, _ = log_density(guide, (), {}, {**params, "_auto_latent": latent})
-        expected = guide.get_posterior(params).log_prob(latent)
-        transform = biject_to(support)
-        rows = latent.reshape(2, *transform.inverse_shape(shape))
-        for row in rows:
+        def log_jacobian(row):
             if coordinates is None:  # on a subspace; the map is an isometry
                 jacobian = jax.jacobian(transform)(row)
-                expected -= 0.5 * jnp.linalg.slogdet(jacobian.T @ jacobian)[1]
-                continue
-            flat = lambda u, shape=row.shape: coordinates(transform(u.reshape(shape)))
-            expected -= jnp.linalg.slogdet(jax.jacobian(flat)(row.ravel()))[1]
+                return 0.5 * jnp.linalg.slogdet(jacobian.T @ jacobian)[1]
+            flat = lambda u: coordinates(transform(u.reshape(free_shape)))
+            return jnp.linalg.slogdet(jax.jacobian(flat)(row.ravel()))[1]
+
+        def draw(key):
+            trace = handlers.trace(handlers.seed(guide, key)).get_trace()
+            params = {k: site["value"] for k, site in trace.items() if site["type"] == "param"}
+            latent, drawn = trace["_auto_latent"]["value"], trace["x"]["value"]
+            density, _ = log_density(guide, (), {}, {**params, "_auto_latent": latent})
+            expected = guide.get_posterior(params).log_prob(latent)
+            return drawn, density, expected - sum(map(log_jacobian, latent.reshape(2, *free_shape)))
+
+        drawn, density, expected = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 10))
+        assert drawn.shape == (10, 2, *shape)
+        assert support(drawn).all()
         np.testing.assert_allclose(density, expected, rtol=LOG_DET_F64, atol=LOG_DET_F64)
 
     def test_a_support_that_depends_on_another_site(self):
