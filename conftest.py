@@ -1,4 +1,4 @@
-"""The names that the doctests of the package and of the documentation may use as they are."""
+"""How JAX compiles for the tests, and the names that doctests may use as they are."""
 
 from typing import Any
 
@@ -15,3 +15,11 @@ def _public_names(doctest_namespace: dict[str, Any]) -> None:
     names = getattr(flowdists, "__all__", ())
     doctest_namespace.update({name: getattr(flowdists, name) for name in names})
     doctest_namespace.update(fd=flowdists, flowdists=flowdists, jax=jax, jnp=jax.numpy)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compile fast for the many small tests, and fast programs for the long ones."""
+    import jax
+
+    is_long = item.get_closest_marker("slow") is not None
+    jax.config.update("jax_disable_most_optimizations", not is_long)

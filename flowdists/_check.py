@@ -101,6 +101,16 @@ def integers(caller: str, argument: str, value: Any) -> tuple[int, ...]:
         ) from None
 
 
+def image_shape(caller: str, value: Any) -> Shape:
+    """``value``, the argument `event_shape`, as height, width and channels."""
+    sizes = shape(caller, "event_shape", value)
+    if len(sizes) != 3:
+        raise ValueError(
+            f"{caller}: `event_shape` must be (height, width, channels), got {tuple(sizes)}"
+        )
+    return sizes
+
+
 def optional_shape(caller: str, argument: str, value: Any) -> Shape | None:
     """``value`` as a tuple of positive sizes, or None."""
     return None if value is None else shape(caller, argument, value)

@@ -244,6 +244,8 @@ class ConditionalFlow:
       base: a NumPyro distribution.
       bijector: a bijector with a ``context_shape``.
       recipe: what the flow was built from, for :func:`~flowdists.save`.
+      num_classes: if the contexts are one-hot classes, their number: integer labels are then
+        contexts as well.
 
     Raises:
       TypeError: if ``base`` is not a NumPyro distribution, or ``bijector`` no bijector.
@@ -258,9 +260,15 @@ class ConditionalFlow:
     base: dist.Distribution
     bijector: Bijector
     recipe: Recipe | None = static(default=None)
+    num_classes: int | None = static(default=None)
 
     def __init__(
-        self, base: dist.Distribution, bijector: Bijector, *, recipe: Recipe | None = None
+        self,
+        base: dist.Distribution,
+        bijector: Bijector,
+        *,
+        recipe: Recipe | None = None,
+        num_classes: int | None = None,
     ) -> None:
         self.base = base
         self.bijector = _check_parts("ConditionalFlow", base, bijector)
@@ -270,6 +278,12 @@ class ConditionalFlow:
                 "ConditionalFlow: `bijector` must have a `context_shape`, got "
                 f"{self.bijector.name} without one; use Flow"
             )
+        if num_classes is not None and self.bijector.context_shape != (num_classes,):
+            raise ValueError(
+                f"ConditionalFlow: `bijector` must take one-hot contexts of `num_classes` = "
+                f"{num_classes}, got context shape {self.bijector.context_shape}"
+            )
+        self.num_classes = num_classes
 
     @property
     def context_shape(self) -> Shape:
@@ -288,17 +302,31 @@ class ConditionalFlow:
         Gradients flow into the context.
 
         Args:
-          context: ``(*batch, *context_shape)``.
+          context: ``(*batch, *context_shape)``; or, of a flow with classes, integer labels of
+            shape ``batch``.
 
         Raises:
           TypeError: if the context is not floating point.
-          ValueError: if it has another shape, or is None.
+          ValueError: if it has another shape, or is None, or a label is out of range. Under ``jit``
+            a label out of range makes densities and samples NaN.
         """
-        context = _check.context("ConditionalFlow.condition", context, self.context_shape)
+        context = self.as_context("ConditionalFlow.condition", context)
         return Flow(self.base, Conditioned(self.bijector, context))
+
+    def as_context(self, caller: str, value: Any) -> Array:
+        """``value`` as the bijector takes it: labels one-hot, and its shape checked.
+
+        Args:
+          caller: what to call the caller in an error message.
+          value: as in :meth:`condition`.
+        """
+        if self.num_classes is not None and jnp.issubdtype(jnp.result_type(value), jnp.integer):
+            return _one_hot(caller, jnp.asarray(value), self.num_classes)
+        return _check.context(caller, value, self.context_shape)
 
     def data_init(self, x: Array, context: Array) -> ConditionalFlow:
         """Return the flow whose data-dependent layers are initialized from ``x``."""
+        context = self.as_context("ConditionalFlow.data_init", context)
         return self.replace(bijector=self.bijector.data_init(jnp.asarray(x), context)[0])
 
     def replace(self, *, base: Any = None, bijector: Bijector | None = None) -> ConditionalFlow:
@@ -307,6 +335,7 @@ class ConditionalFlow:
             self.base if base is None else base,
             self.bijector if bijector is None else bijector,
             recipe=self.recipe,
+            num_classes=self.num_classes,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -337,6 +366,16 @@ def _check_parts(caller: str, base: Any, bijector: Any) -> Bijector:
             f"{caller}: `base` must be continuous, got the discrete {type(base).__name__}"
         )
     return as_bijector(bijector)
+
+
+def _one_hot(caller: str, labels: Array, num_classes: int) -> Array:
+    valid = (labels >= 0) & (labels < num_classes)
+    if not isinstance(valid, jax.core.Tracer) and not valid.all():
+        raise ValueError(
+            f"{caller}: `context` must hold labels from 0 to {num_classes - 1}, got "
+            f"{int(labels[~valid][0])}"
+        )
+    return jnp.where(valid[..., None], jax.nn.one_hot(labels, num_classes), jnp.nan)
 
 
 def _title(flow: Flow | ConditionalFlow) -> str:

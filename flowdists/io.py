@@ -147,9 +147,12 @@ def decode(data: bytes, origin: str, like: AnyFlow | None = None) -> AnyFlow:
     base_arrays = {k: arrays.pop(k) for k in list(arrays) if k.startswith("base.")}
     bijector = _fill(structure, arrays, origin)
     distribution = _decode_base(base, base_arrays, like, origin)
-    cls = ConditionalFlow if kind == "ConditionalFlow" else Flow
     try:
-        return cls(distribution, bijector, recipe=made_from)
+        if kind == "Flow":
+            return Flow(distribution, bijector, recipe=made_from)
+        return ConditionalFlow(
+            distribution, bijector, recipe=made_from, num_classes=_num_classes(made_from, like)
+        )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{origin} has a base that does not fit its bijector: {error}") from error
 
@@ -198,6 +201,12 @@ def _fill(structure: Bijector, arrays: dict[str, np.ndarray], origin: str) -> Bi
     return jax.tree.unflatten(
         jax.tree.structure(structure), [jnp.asarray(arrays[name]) for name in slots]
     )
+
+
+def _num_classes(recipe: Recipe | None, like: AnyFlow | None) -> int | None:
+    if like is not None:
+        return like.num_classes
+    return None if recipe is None else dict(recipe.options).get("num_classes")
 
 
 def _is_supported(dtype: np.dtype[Any]) -> bool:

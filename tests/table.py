@@ -30,6 +30,7 @@ Make = Callable[[jax.Array], fd.Bijector]
 
 # Finite differences want a smooth network.
 SMALL = {"hidden_sizes": (8, 8), "activation": "tanh"}
+SMALL_CONV = {"hidden_channels": 4, "activation": "tanh"}
 SPLINE = fd.RationalQuadratic(num_bins=5, bound=2.5)
 CIRCULAR = fd.RationalQuadratic(num_bins=4, bound=np.pi, tails="circular")
 
@@ -44,6 +45,20 @@ def _equinox_coupling(key: jax.Array) -> fd.Bijector:
         2, 4, width_size=8, depth=2, activation=smooth, final_activation=smooth, key=key
     )
     return fd.Coupling(key, (4,), transformer=AffineTransformer(), conditioner=network)
+
+
+class _EquinoxConv(eqx.Module):
+    """Channels first, as Equinox has them."""
+
+    conv: eqx.nn.Conv2d
+
+    def __call__(self, x):
+        return jnp.moveaxis(jnp.tanh(self.conv(jnp.moveaxis(x, -1, 0))), 0, -1)
+
+
+def _equinox_conv_coupling(key: jax.Array) -> fd.Bijector:
+    network = _EquinoxConv(eqx.nn.Conv2d(1, 2, kernel_size=3, padding=1, key=key))
+    return fd.ConvCoupling(key, (2, 2, 2), conditioner=network)
 
 
 def _autoregressive(key: jax.Array, size: int = 4, **options: object) -> fd.Bijector:
@@ -108,6 +123,32 @@ LAYERS: dict[str, Make] = {
     "autoregressive_spline": functools.partial(_autoregressive, transformer=SPLINE),
     "autoregressive_residual": functools.partial(_autoregressive, residual=True),
     "autoregressive_matrix": lambda key: fd.MaskedAutoregressive(key, (2, 2), **SMALL),
+    "squeeze": lambda key: fd.Squeeze((4, 2, 3)),
+    "squeeze_3": lambda key: fd.Squeeze((3, 6, 1), factor=3),
+    "conv_1x1": lambda key: fd.InvertibleConv1x1(key, (2, 3, 4)),
+    "conv_coupling": lambda key: fd.ConvCoupling(key, (3, 2, 3), **SMALL_CONV),
+    "conv_coupling_flipped": lambda key: fd.ConvCoupling(key, (2, 2, 3), flip=True, **SMALL_CONV),
+    "conv_coupling_checkerboard": lambda key: fd.ConvCoupling(
+        key, (2, 3, 2), mask="checkerboard", normalize=True, **SMALL_CONV
+    ),
+    "conv_coupling_additive": lambda key: fd.ConvCoupling(
+        key, (2, 2, 2), transformer=Additive(), residual=True, **SMALL_CONV
+    ),
+    "conv_coupling_spline": lambda key: fd.ConvCoupling(
+        key, (2, 2, 2), transformer=SPLINE, mask="checkerboard", flip=True, **SMALL_CONV
+    ),
+    "conv_coupling_equinox": _equinox_conv_coupling,
+    "split_prior": lambda key: fd.SplitPrior((2, 2, 3)),
+    "top_prior": lambda key: fd.TopPrior((2, 2, 3)),
+    "glow": lambda key: (
+        fd.Glow(key, (4, 4, 2), num_scales=2, steps_per_scale=2, **SMALL_CONV).bijector
+    ),
+    "real_nvp_image": lambda key: (
+        fd.RealNVPImage(key, (4, 4, 1), steps_per_scale=2, **SMALL_CONV).bijector
+    ),
+    "repeat_checkpoint": lambda key: fd.Repeat(
+        key, lambda k: fd.AffineCoupling(k, (4,), **SMALL), 3, memory="checkpoint"
+    ),
     "inverse": lambda key: fd.Inverse(fd.AffineCoupling(key, (4,), **SMALL)),
     "inverse_autoregressive": lambda key: fd.Inverse(_autoregressive(key)),
     "chain": lambda key: fd.Chain(
@@ -126,6 +167,10 @@ LAYERS: dict[str, Make] = {
     "support_interval": lambda key: fd.to_support(constraints.interval(-1.0, 3.0)),
     "support_positive": lambda key: fd.to_support(constraints.positive),
     "support_simplex": lambda key: fd.to_support(constraints.simplex),
+    # Scaled down: at logits beyond 15, pixels have lost the digits asked for.
+    "pixel_logit": lambda key: fd.Chain(
+        [fd.Affine(jnp.zeros((2, 3)), jnp.array(0.2)), fd.PixelLogit((2, 3))]
+    ),
     "chain_to_support": lambda key: fd.Chain(
         [
             fd.RationalQuadraticSpline((3,)),
@@ -135,6 +180,14 @@ LAYERS: dict[str, Make] = {
 }
 
 CONDITIONAL_LAYERS: dict[str, Make] = {
+    "conv_coupling": lambda key: fd.ConvCoupling(key, (2, 2, 2), context_shape=(2,), **SMALL_CONV),
+    "split_prior": lambda key: fd.SplitPrior((2, 2, 2), context_shape=(3,)),
+    "top_prior": lambda key: fd.TopPrior((2, 2, 2), context_shape=(2, 2)),
+    "glow": lambda key: (
+        fd.Glow(
+            key, (4, 4, 1), num_scales=2, steps_per_scale=1, context_shape=(2,), **SMALL_CONV
+        ).bijector
+    ),
     "context_elementwise": lambda key: fd.ContextElementwise(
         key, SPLINE, (2, 2), (2,), hidden_sizes=(8,), activation="tanh"
     ),
@@ -168,6 +221,9 @@ CONDITIONAL_LAYERS: dict[str, Make] = {
     ),
 }
 
+# How far to move parameters of what would overflow: unbounded scales, of inputs that are not small.
+MOVES = {"glow": 0.05, "real_nvp_image": 0.1, "split_prior": 0.1}
+
 RECIPES: dict[str, Callable[..., fd.Flow | fd.ConditionalFlow]] = {
     "real_nvp": functools.partial(fd.RealNVP, num_layers=3, **SMALL),
     "glow_1d": functools.partial(fd.Glow1D, num_layers=2, **SMALL),
@@ -200,7 +256,8 @@ def _start(name: str, x64: bool) -> fd.Bijector:
 
 def build(name: str) -> fd.Bijector:
     """The entry of ``EVERY`` with parameters away from their start, the same on every call."""
-    return perturb(_key(name), _start(name, jax.config.jax_enable_x64), 0.4)
+    scale = MOVES.get(name.split(":")[1], 0.4)
+    return perturb(_key(name), _start(name, jax.config.jax_enable_x64), scale)
 
 
 def build_flow(name: str, event_shape=(4,), scale=0.3, **options) -> fd.Flow | fd.ConditionalFlow:

@@ -64,7 +64,9 @@ class Chain(Bijector):
                     f"Chain: `layers[{i}]` ({layer.name}) takes events of shape {wanted}, but "
                     f"receives {own}"
                 )
-            shape = None if shape is None else layer.forward_shape(shape)
+            if shape is not None:
+                gained = layer.event_ndims_out - layer.event_ndims_in
+                shape = _event_of(layer.forward_shape(shape), ndims + gained)
 
     def _ndims(self, direction: Direction) -> list[int]:
         """Event axes of the value that enters each layer, in the order of ``direction``."""
@@ -100,15 +102,13 @@ class Chain(Bijector):
 
     def _side(self, direction: Direction) -> Shape | None:
         """The event shape that enters: that of the first layer that knows its own, carried back."""
-        ordered = self._ordered(direction)
-        for i, (layer, ndims) in enumerate(zip(ordered, self._ndims(direction), strict=True)):
+        ordered, all_ndims = self._ordered(direction), self._ndims(direction)
+        for i, (layer, ndims) in enumerate(zip(ordered, all_ndims, strict=True)):
             shape, _ = layer._event_sides(direction)
             if shape is not None and len(shape) == ndims:
-                for earlier in reversed(ordered[:i]):
-                    undo = (
-                        earlier.inverse_shape if direction == "forward" else earlier.forward_shape
-                    )
-                    shape = undo(shape)
+                for j in reversed(range(i)):
+                    undo = "inverse_shape" if direction == "forward" else "forward_shape"
+                    shape = _event_of(getattr(ordered[j], undo)(shape), all_ndims[j])
                 return shape
         return None
 
@@ -173,3 +173,8 @@ class Chain(Bijector):
             layer, value = layer.data_init(value, own_context, direction)
             layers.append(layer)
         return Chain(layers if direction == "forward" else layers[::-1]), value
+
+
+def _event_of(shape: Shape, ndims: int) -> Shape:
+    """The last ``ndims`` sizes, without the batch axes that a layer's own context may add."""
+    return shape[len(shape) - ndims :]

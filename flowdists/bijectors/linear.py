@@ -11,11 +11,59 @@ import numpy as np
 
 from flowdists import _check
 from flowdists._pytree import static
-from flowdists.bijectors._events import batch_of, flatten_event
+from flowdists.bijectors._events import flatten_event
 from flowdists.bijectors.base import Array, Bijector, Shape
 
 
-class LULinear(Bijector):
+class _LU(Bijector):
+    """``W = L U`` with unit lower triangular ``L``; ``log|det W| = sum(log diag U)``."""
+
+    lower: Array
+    upper: Array
+    log_diagonal: Array
+
+    def _set_factors(self, key: Array, size: int, start: str) -> None:
+        _check.one_of(type(self).__name__, "start", start, ("identity", "rotation"))
+        if start == "identity":
+            self.lower = jnp.zeros(size * (size - 1) // 2)
+            self.upper = jnp.zeros(size * (size - 1) // 2)
+            self.log_diagonal = jnp.zeros(size)
+        else:
+            lower, upper = random_rotation_factors(key, size)
+            self.lower = lower[np.tril_indices(size, -1)]
+            self.log_diagonal = jnp.log(jnp.diagonal(upper))
+            self.upper = upper[np.triu_indices(size, 1)]
+
+    @property
+    def factors(self) -> tuple[Array, Array]:
+        """``L`` and ``U``, each of shape ``(size, size)``."""
+        size = self.log_diagonal.shape[0]
+        lower = jnp.eye(size, dtype=self.lower.dtype)
+        lower = lower.at[np.tril_indices(size, -1)].set(self.lower)
+        upper = jnp.diag(jnp.exp(self.log_diagonal))
+        return lower, upper.at[np.triu_indices(size, 1)].set(self.upper)
+
+    @property
+    def matrix(self) -> Array:
+        """``W = L U``, shape ``(size, size)``."""
+        lower, upper = self.factors
+        return lower @ upper
+
+    @property
+    def is_constant_jacobian(self) -> bool:
+        return True
+
+    def _solve(self, rows: Array) -> Array:
+        """``W^{-1}`` times each row of ``(*batch, size)``, by two triangular systems."""
+        lower, upper = self.factors
+        size = self.log_diagonal.shape[0]
+        columns = rows.reshape(math.prod(rows.shape[:-1]), size).T
+        columns = jax.scipy.linalg.solve_triangular(lower, columns, lower=True, unit_diagonal=True)
+        columns = jax.scipy.linalg.solve_triangular(upper, columns, lower=False)
+        return columns.T.reshape(rows.shape)
+
+
+class LULinear(_LU):
     r"""``y = L U x + bias`` with unit lower triangular ``L`` and upper triangular ``U``.
 
     ``log|det| = sum(log diag U)``; the inverse solves two triangular systems. There is no
@@ -38,58 +86,63 @@ class LULinear(Bijector):
     True
     """
 
-    lower: Array
-    upper: Array
-    log_diagonal: Array
     bias: Array
     event_shape: Shape = static()
 
     def __init__(self, key: Array, event_shape: Sequence[int], *, start: str = "identity") -> None:
         key = _check.key("LULinear", key)
         self.event_shape = _check.shape("LULinear", "event_shape", event_shape)
-        _check.one_of("LULinear", "start", start, ("identity", "rotation"))
         size = math.prod(self.event_shape)
+        self._set_factors(key, size, start)
         self.bias = jnp.zeros(size)
-        if start == "identity":
-            self.lower = jnp.zeros(size * (size - 1) // 2)
-            self.upper = jnp.zeros(size * (size - 1) // 2)
-            self.log_diagonal = jnp.zeros(size)
-        else:
-            lower, upper = random_rotation_factors(key, size)
-            self.lower = lower[np.tril_indices(size, -1)]
-            self.log_diagonal = jnp.log(jnp.diagonal(upper))
-            self.upper = upper[np.triu_indices(size, 1)]
-
-    @property
-    def factors(self) -> tuple[Array, Array]:
-        """``L`` and ``U``, each of shape ``(size, size)``."""
-        size = self.bias.shape[0]
-        lower = jnp.eye(size, dtype=self.lower.dtype)
-        lower = lower.at[np.tril_indices(size, -1)].set(self.lower)
-        upper = jnp.diag(jnp.exp(self.log_diagonal))
-        return lower, upper.at[np.triu_indices(size, 1)].set(self.upper)
-
-    @property
-    def matrix(self) -> Array:
-        """``W = L U``, shape ``(size, size)``."""
-        lower, upper = self.factors
-        return lower @ upper
-
-    @property
-    def is_constant_jacobian(self) -> bool:
-        return True
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         y = flatten_event(x, self.event_shape) @ self.matrix.T + self.bias
         return y.reshape(x.shape), self.log_diagonal.sum()
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        lower, upper = self.factors
-        columns = flatten_event(y, self.event_shape) - self.bias
-        columns = columns.reshape(math.prod(batch_of(y, self.event_shape)), self.bias.shape[0]).T
-        columns = jax.scipy.linalg.solve_triangular(lower, columns, lower=True, unit_diagonal=True)
-        columns = jax.scipy.linalg.solve_triangular(upper, columns, lower=False)
-        return columns.T.reshape(y.shape), -self.log_diagonal.sum()
+        rows = self._solve(flatten_event(y, self.event_shape) - self.bias)
+        return rows.reshape(y.shape), -self.log_diagonal.sum()
+
+
+class InvertibleConv1x1(_LU):
+    """A linear map of the channels, the same at every pixel (Kingma & Dhariwal 2018).
+
+    ``W = L U`` as in :class:`~flowdists.LULinear`, without a bias. The log-determinant is
+    ``H * W * sum(log diag U)``; the inverse solves two triangular systems.
+
+    Args:
+      key: PRNG key.
+      event_shape: ``(H, W, C)``.
+      start: "rotation", a random orthogonal matrix, or "identity".
+
+    Raises:
+      TypeError: for a key that is not a key.
+      ValueError: for an event that is no image, or a bad start.
+
+    >>> layer = InvertibleConv1x1(jax.random.key(0), (8, 8, 4))
+    >>> y, log_det = layer.forward_and_log_det(jnp.ones((5, 8, 8, 4)))
+    >>> bool(jnp.allclose(log_det, 0.0, atol=1e-3))
+    True
+    """
+
+    event_shape: Shape = static()
+
+    def __init__(self, key: Array, event_shape: Sequence[int], *, start: str = "rotation") -> None:
+        key = _check.key("InvertibleConv1x1", key)
+        self.event_shape = _check.image_shape("InvertibleConv1x1", event_shape)
+        self._set_factors(key, self.event_shape[-1], start)
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return x @ self.matrix.T, self._log_det
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self._solve(y), -self._log_det
+
+    @property
+    def _log_det(self) -> Array:
+        height, width, _ = self.event_shape
+        return height * width * self.log_diagonal.sum()
 
 
 class Householder(Bijector):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flowdists import _check
 from flowdists._pytree import static
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
+from flowdists.networks.normalization import channel_statistics
 
 
 class ActNorm(Bijector):
@@ -63,11 +64,7 @@ class ActNorm(Bijector):
         A channel that is constant in the batch keeps its scale.
         """
         value = _check.float_array("ActNorm.data_init", "value", value)
-        axes = tuple(range(value.ndim - len(self.event_shape[-1:])))
-        mean, deviation = value.mean(axes), value.std(axes)
-        # What rounding leaves of a constant channel is not a scale.
-        rounding = 4 * jnp.finfo(value.dtype).eps * jnp.abs(value).max(axes, initial=0)
-        log_deviation = jnp.log(jnp.where(deviation > rounding, deviation, 1.0))
+        mean, log_deviation = channel_statistics(value, len(self.event_shape[-1:]))
         layer = ActNorm(self.event_shape)
         if direction == "inverse":
             layer.loc, layer.log_scale = mean, log_deviation

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from flowdists import _check
 from flowdists._pytree import static
+from flowdists.bijectors._reversible import Carry, reversible_scan, run_layer
 from flowdists.bijectors.base import Array, Bijector, Direction
 from flowdists.bijectors.foreign import as_bijector
 from flowdists.bijectors.wrapper import Wrapper
+
+Memory = Literal["store", "checkpoint", "invert"]
 
 
 class Repeat(Wrapper):
@@ -25,10 +30,15 @@ class Repeat(Wrapper):
       key: PRNG key, split among the layers.
       make_layer: builds one layer from a key. Layers differ in their parameters only.
       num_layers: how many.
+      memory: what the backward pass needs of every layer. "store" keeps what its derivative uses;
+        "checkpoint" keeps its input, and runs it again; "invert" keeps nothing and computes the
+        input from the output, so that memory does not grow with depth. The last costs up to the
+        rounding errors of the inverse in a gradient, and has no forward-mode derivatives.
 
     Raises:
       TypeError: for a key that is not a key, or a ``make_layer`` that is not a function.
-      ValueError: if ``num_layers < 1``, or a layer changes the shape of events.
+      ValueError: if ``num_layers < 1``, a layer changes the shape of events, or ``memory`` is
+        unknown.
 
     >>> import jax
     >>> stack = Repeat(jax.random.key(0), lambda key: LULinear(key, (3,)), num_layers=4)
@@ -38,9 +48,15 @@ class Repeat(Wrapper):
 
     layers: Bijector
     num_layers: int = static()
+    memory: Memory = static(default="store")
 
     def __init__(
-        self, key: Array, make_layer: Callable[[Array], Bijector], num_layers: int
+        self,
+        key: Array,
+        make_layer: Callable[[Array], Bijector],
+        num_layers: int,
+        *,
+        memory: Memory = "store",
     ) -> None:
         if isinstance(make_layer, Bijector) or not callable(make_layer):
             raise TypeError(
@@ -50,10 +66,10 @@ class Repeat(Wrapper):
         keys = jax.random.split(
             _check.key("Repeat", key), _check.positive_int("Repeat", "num_layers", num_layers)
         )
-        self._set(jax.vmap(lambda key: as_bijector(make_layer(key)))(keys), num_layers)
+        self._set(jax.vmap(lambda key: as_bijector(make_layer(key)))(keys), num_layers, memory)
 
     @classmethod
-    def stack(cls, layers: Sequence[Bijector]) -> Repeat:
+    def stack(cls, layers: Sequence[Bijector], *, memory: Memory = "store") -> Repeat:
         """Stack existing layers, base side first; all must have one structure and equal shapes.
 
         Raises:
@@ -69,12 +85,14 @@ class Repeat(Wrapper):
                 f"{len(structures)} structures and {len(shapes)} sets of shapes"
             )
         node = object.__new__(cls)
-        node._set(jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers), len(layers))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        node._set(stacked, len(layers), memory)
         return node
 
-    def _set(self, layers: Bijector, num_layers: int) -> None:
+    def _set(self, layers: Bijector, num_layers: int, memory: Memory) -> None:
         self.layers = layers
         self.num_layers = num_layers
+        self.memory = _check.one_of("Repeat", "memory", memory, get_args(Memory))
         if self._inner.event_shape != self._inner.event_shape_out:
             raise ValueError(
                 f"Repeat: a layer must keep the event shape, got {self._inner.name} from "
@@ -107,17 +125,20 @@ class Repeat(Wrapper):
     def _scan(
         self, direction: Direction, value: Array, context: Array | None
     ) -> tuple[Array, Array]:
-        def step(carry: tuple[Array, Array], layer: Bijector) -> tuple[tuple[Array, Array], None]:
-            value, total = carry
-            value, log_det = getattr(layer, f"{direction}_and_log_det")(value, context)
-            return (value, total + log_det), None
-
         value = _promote(value, self.layers, context)
         zeros = jnp.zeros(value.shape[: value.ndim - self.event_ndims_in], value.dtype)
-        (value, total), _ = jax.lax.scan(
+        if self.memory == "invert":
+            return reversible_scan(direction, self.layers, (value, zeros), context)
+        run: Callable[..., Carry] = functools.partial(run_layer, direction)
+        if self.memory == "checkpoint":
+            run = jax.checkpoint(run)
+
+        def step(carry: Carry, layer: Bijector) -> tuple[Carry, None]:
+            return run(layer, carry, context), None
+
+        return jax.lax.scan(
             step, (value, zeros), self.layers, self.num_layers, reverse=direction == "inverse"
-        )
-        return value, total
+        )[0]
 
     def data_init(
         self, value: Array, context: Array | None = None, direction: Direction = "inverse"
@@ -135,7 +156,7 @@ class Repeat(Wrapper):
 
 def _with_layers(stack: Repeat, layers: Bijector) -> Repeat:
     node = object.__new__(Repeat)
-    node._set(layers, stack.num_layers)
+    node._set(layers, stack.num_layers, stack.memory)
     return node
 
 

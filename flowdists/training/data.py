@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,13 +14,15 @@ from flowdists import _check
 from flowdists.distribution import ConditionalFlow, Flow
 
 Array = jax.Array
+Shape = tuple[int, ...]
+Transform = Callable[[Any, Array], Array]
 
 
 class Data(NamedTuple):
     """Rows that belong together.
 
     Attributes:
-      x: ``(n, *event_shape)``.
+      x: ``(n, *event_shape)``, or whatever rows ``transform`` makes that of.
       context: ``(n, *context_shape)`` or None.
       weights: ``(n,)`` of mean one, or None.
     """
@@ -32,6 +35,10 @@ class Data(NamedTuple):
         """The given rows: an index array or a slice."""
         return jax.tree.map(lambda a: a[rows], self)
 
+    def transformed(self, transform: Transform | None, key: Array | None) -> Data:
+        """The rows that a flow sees: ``x`` through ``transform``, if there is one."""
+        return self if transform is None else self._replace(x=transform(key, self.x))
+
     @property
     def size(self) -> int:
         """The number of rows."""
@@ -39,17 +46,25 @@ class Data(NamedTuple):
 
 
 def check_data(
-    flow: Flow | ConditionalFlow, x: Any, context: Any, weights: Any, prefix: str = ""
+    flow: Flow | ConditionalFlow,
+    x: Any,
+    context: Any,
+    weights: Any,
+    transform: Transform | None = None,
+    prefix: str = "",
 ) -> Data:
     """Check rows against ``flow``; ``prefix`` stands before the names in error messages."""
-    x = _floats(f"{prefix}x", x)
+    x = _floats(f"{prefix}x", x) if transform is None else _rows(f"{prefix}x", x)
     expected = flow.event_shape
-    if x.ndim == 0 or x.shape[1:] != expected:
-        wanted = ", ".join(["n", *map(str, expected)])
-        raise ValueError(f"fit: `{prefix}x` has shape {x.shape}, expected ({wanted})")
+    if transform is None and (x.ndim == 0 or x.shape[1:] != expected):
+        wanted = _shape_of_rows("n", expected)
+        raise ValueError(f"fit: `{prefix}x` has shape {x.shape}, expected {wanted}")
     if x.shape[0] == 0:
         raise ValueError(f"fit: `{prefix}x` is empty, expected at least one row")
-    _finite(f"{prefix}x", x)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        _finite(f"{prefix}x", x)
+    if transform is not None:
+        _check_transformed(transform, f"{prefix}x", x, expected)
     context = _check_context(flow, context, x.shape[0], f"{prefix}context")
     if weights is not None:
         weights = _check_weights(weights, x.shape[0], f"{prefix}weights")
@@ -57,7 +72,11 @@ def check_data(
 
 
 def split(
-    key: Array, flow: Flow | ConditionalFlow, data: Data, validation: Any
+    key: Array,
+    flow: Flow | ConditionalFlow,
+    data: Data,
+    validation: Any,
+    transform: Transform | None = None,
 ) -> tuple[Data, Data | None]:
     """Resolve ``validation``: the rows to train on, shuffled, and those held out, if any."""
     if validation is None:
@@ -71,7 +90,7 @@ def split(
             f"{len(parts)} entries"
         )
     x, context, weights = (*parts, None, None)[:3]
-    held_out = check_data(flow, x, context, weights, prefix="validation ")
+    held_out = check_data(flow, x, context, weights, transform, prefix="validation ")
     return _normalized(data), _normalized(held_out)
 
 
@@ -107,6 +126,39 @@ def _normalized(data: Data) -> Data:
     return data._replace(weights=data.weights / mean)
 
 
+def _rows(argument: str, value: Any) -> Array:
+    try:
+        rows = jnp.asarray(value)
+    except TypeError as error:
+        raise TypeError(
+            f"fit: `{argument}` must be an array, got {type(value).__name__}"
+        ) from error
+    if rows.ndim == 0:
+        raise ValueError(f"fit: `{argument}` has shape (), expected (n, ...)")
+    return rows
+
+
+def _check_transformed(transform: Transform, argument: str, x: Array, expected: Shape) -> None:
+    given = f"{x.dtype}{list(x.shape)}"
+    try:
+        result = jax.eval_shape(transform, jax.random.key(0), x)
+    except Exception as error:
+        error.add_note(f"fit: raised by `transform` for `{argument}` of {given}")
+        raise
+    what = f"fit: `transform` of `{argument}`, {given},"
+    if not isinstance(result, jax.ShapeDtypeStruct):
+        raise TypeError(f"{what} must give an array, got {type(result).__name__}")
+    if result.shape != (x.shape[0], *expected):
+        wanted = _shape_of_rows(str(x.shape[0]), expected)
+        raise ValueError(f"{what} must give shape {wanted}, got {result.shape}")
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        raise TypeError(f"{what} must give a floating-point dtype, got {result.dtype}")
+
+
+def _shape_of_rows(rows: str, event_shape: Shape) -> str:
+    return f"({', '.join([rows, *map(str, event_shape)])})"
+
+
 def _floats(argument: str, value: Any) -> Array:
     return _check.float_array("fit", argument, value)
 
@@ -135,6 +187,8 @@ def _check_context(
     expected = (rows, *flow.context_shape)
     if context is None:
         raise ValueError(f"fit: `{argument}` is missing, expected an array of shape {expected}")
+    if flow.num_classes is not None and jnp.issubdtype(jnp.result_type(context), jnp.integer):
+        context = flow.as_context("fit", context)
     context = _floats(argument, context)
     if context.shape != expected:
         raise ValueError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from flowdists.distribution import ConditionalFlow, Flow
-from flowdists.training.data import Data
+from flowdists.training.data import Data, Transform
 from flowdists.training.parameters import Parameters, put_parameters
 
 Array = jax.Array
@@ -26,12 +26,14 @@ class Settings(NamedTuple):
       loss: ``(flow, x, context, weights) -> scalar``.
       batch_size: the most rows in a minibatch.
       ema: decay of the moving average of the parameters, or None.
+      transform: ``(key, x) -> x``, what a flow sees of a batch of rows, or None.
     """
 
     optimizer: Any
     loss: Callable[..., Array]
     batch_size: int
     ema: float | None
+    transform: Transform | None = None
 
 
 class State(NamedTuple):
@@ -98,6 +100,7 @@ def run_epoch(
     data: Data,
     held_out: Data | None,
     settings: Settings,
+    held_out_key: Array | None = None,
 ) -> tuple[State, Best, Report]:
     """Shuffle the rows, take a step for each minibatch, evaluate the held-out rows.
 
@@ -112,16 +115,23 @@ def run_epoch(
       data: rows to train on.
       held_out: rows to evaluate, or None: then every epoch with finite numbers is the best so far.
       settings: configuration.
+      held_out_key: PRNG key of the transform of the held-out rows, the same in each epoch.
     """
     steps = num_steps(data.size, settings.batch_size)
+    noise_keys = None
+    if settings.transform is not None:
+        key, noise_key = jax.random.split(key)
+        noise_keys = jax.random.split(noise_key, steps)
     size = data.size // steps
     batches = jax.random.permutation(key, data.size)[: steps * size].reshape(steps, size)
 
-    def loss_of(parameters: Parameters, rows: Data) -> Array:
+    def loss_of(parameters: Parameters, rows: Data, noise_key: Array | None) -> Array:
+        rows = rows.transformed(settings.transform, noise_key)
         return settings.loss(put_parameters(flow, parameters), *rows)
 
-    def step(state: State, rows: Array) -> tuple[State, Array]:
-        loss, gradient = jax.value_and_grad(loss_of)(state.parameters, data.take(rows))
+    def step(state: State, batch: tuple[Array, Array | None]) -> tuple[State, Array]:
+        rows, noise_key = batch
+        loss, gradient = jax.value_and_grad(loss_of)(state.parameters, data.take(rows), noise_key)
         updates, optimizer = settings.optimizer.update(
             gradient, state.optimizer, state.parameters, value=loss
         )
@@ -129,7 +139,7 @@ def run_epoch(
         average = _move(state.average, parameters, settings.ema, state.step)
         return State(parameters, optimizer, average, state.step + 1), loss
 
-    state, losses = jax.lax.scan(step, state, batches)
+    state, losses = jax.lax.scan(step, state, (batches, noise_keys))
     candidate = state.parameters if state.average is None else state.average
     finite = jnp.isfinite(losses).all() & _all_finite(candidate)
     if held_out is None:
@@ -137,7 +147,7 @@ def run_epoch(
         loss = losses.mean()
     else:
         validation = loss = _mean_loss(
-            lambda rows: loss_of(candidate, rows), held_out, 4 * settings.batch_size
+            functools.partial(loss_of, candidate), held_out, held_out_key, 4 * settings.batch_size
         )
         finite &= jnp.isfinite(validation)
         improved = finite & (validation < best.loss)
@@ -159,15 +169,21 @@ def _all_finite(tree: Any) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _mean_loss(loss: Callable[[Data], Array], data: Data, most_rows: int) -> Array:
+def _mean_loss(
+    loss: Callable[[Data, Array | None], Array], data: Data, key: Array | None, most_rows: int
+) -> Array:
     """The mean loss over all rows, at most ``most_rows`` of them in memory at a time."""
     chunks = num_steps(data.size, most_rows)
     if chunks == 1:
-        return loss(data)
+        return loss(data, key)
+    keys, last_key = None, None
+    if key is not None:
+        key, last_key = jax.random.split(key)
+        keys = jax.random.split(key, chunks)
     size = data.size // chunks
     inside = jax.tree.map(lambda a: a[: chunks * size].reshape(chunks, size, *a.shape[1:]), data)
-    total = size * jax.lax.map(loss, inside).sum()
+    total = size * jax.lax.map(lambda chunk: loss(*chunk), (inside, keys)).sum()
     rest = data.size - chunks * size
     if rest:
-        total += rest * loss(data.take(slice(chunks * size, None)))
+        total += rest * loss(data.take(slice(chunks * size, None)), last_key)
     return total / data.size

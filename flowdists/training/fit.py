@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import os
@@ -17,7 +18,7 @@ import optax
 from flowdists import _check
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.training.checkpoint import Checkpoint
-from flowdists.training.data import Data, check_data, split
+from flowdists.training.data import Data, Transform, check_data, split
 from flowdists.training.epoch import Report, Settings, initial_state, num_steps, run_epoch
 from flowdists.training.errors import NonFiniteLossError
 from flowdists.training.history import FitResult, History
@@ -44,6 +45,7 @@ def fit(
     patience: int | None = 10,
     validation: Any = 0.1,
     loss: Callable[..., Any] | None = None,
+    transform: Transform | None = None,
     clip_norm: float | None = 5.0,
     ema: float | None = 0.99,
     data_init: bool = True,
@@ -66,7 +68,8 @@ def fit(
       key: PRNG key, for the split and the shuffling.
       flow: a :class:`~flowdists.Flow` without batch axes, or a
         :class:`~flowdists.ConditionalFlow`. It is not changed. Its bijector's leaves are trained.
-      x: data, ``(n, *event_shape)``, floating point and finite. It is held on the device.
+      x: data, ``(n, *event_shape)``, floating point and finite. It is held on the device. With a
+        ``transform``, rows of any shape and dtype that it takes: uint8 images stay uint8.
       context: ``(n, *context_shape)``, for a conditional flow.
       weights: importance weights, ``(n,)``, not negative; only their ratios matter.
       optimizer: any optax optimizer. By default Adam, whose learning rate rises over the first 5 %
@@ -81,6 +84,12 @@ def fit(
       loss: ``loss(flow, x, context, weights) -> scalar``, a mean over the rows of a minibatch;
         ``context`` is None for an unconditional flow, ``weights`` are None or scaled to mean one
         over all rows. By default ``flowdists.training.negative_log_likelihood``.
+      transform: ``transform(key, x) -> x``, which makes ``(batch, *event_shape)``, floating point,
+        of the rows of each minibatch as it comes, on the device and with a fresh key: noise, flips,
+        crops. For images, ``functools.partial(flowdists.dequantize, num_bits=5)``. The held-out
+        rows go through it with one key in all epochs, so that these compare; the first rows also
+        before ``data_init``. Each function is compiled anew, and so is each ``functools.partial``,
+        for two of them are never equal: keep one for all fits.
       clip_norm: the most that the gradient's global norm may be, before the optimizer; None for no
         limit.
       ema: decay in (0, 1) of a moving average of the parameters, which is then what is evaluated
@@ -109,18 +118,22 @@ def fit(
     (True, (2,))
     """
     _check_flow(flow)
-    split_key, shuffle_key = jax.random.split(_check.key("fit", key))
+    key, transform = _check.key("fit", key), _check_transform(transform)
+    held_out_key = data_init_key = None
+    if transform is not None:
+        key, held_out_key, data_init_key = jax.random.split(key, 3)
+    split_key, shuffle_key = jax.random.split(key)
     _check_numbers(batch_size, max_epochs, patience, ema, clip_norm)
-    data = check_data(flow, x, context, weights)
-    data, held_out = split(split_key, flow, data, validation)
+    data = check_data(flow, x, context, weights, transform)
+    data, held_out = split(split_key, flow, data, validation, transform)
     total_steps = max_epochs * num_steps(data.size, batch_size)
     chosen = _choose_optimizer(optimizer, learning_rate, total_steps)
     loss = _check_loss(loss)
     if data_init:
-        flow = _initialize(flow, data)
+        flow = _initialize(flow, data, transform, data_init_key)
     parameters = take_parameters(flow, train_base)
     written = Checkpoint(checkpoint, flow)
-    settings = Settings(clipped(chosen, clip_norm), loss, batch_size, ema)
+    settings = Settings(clipped(chosen, clip_norm), loss, batch_size, ema, transform)
     state, best = initial_state(parameters, settings)
 
     def best_flow() -> Flow | ConditionalFlow:
@@ -132,7 +145,7 @@ def fit(
             for epoch in range(max_epochs):
                 epoch_key = jax.random.fold_in(shuffle_key, epoch)
                 state, candidate, report = run_epoch(
-                    state, best, epoch_key, flow, data, held_out, settings
+                    state, best, epoch_key, flow, data, held_out, settings, held_out_key
                 )
                 # To the host before anything is replaced: here Ctrl-C strikes.
                 report = jax.device_get(report)
@@ -244,14 +257,35 @@ def _check_loss(loss: Any) -> Callable[..., Any]:
     return loss
 
 
-@jax.jit  # what no layer's initialization needs is then not computed
-def _data_init(flow: Flow | ConditionalFlow, rows: Data) -> Any:
+def _check_transform(transform: Any) -> Transform | None:
+    if transform is None:
+        return None
+    if not callable(transform):
+        raise TypeError(f"fit: `transform` must be a function, got {type(transform).__name__}")
+    try:
+        hash(transform)
+    except TypeError:
+        raise TypeError(
+            f"fit: `transform` must be hashable, as functions are, got {type(transform).__name__}"
+        ) from None
+    return transform
+
+
+# Compiled, so that what no layer's initialization needs is not computed.
+@functools.partial(jax.jit, static_argnames="transform")
+def _data_init(
+    flow: Flow | ConditionalFlow, rows: Data, transform: Transform | None, key: Any
+) -> Any:
+    rows = rows.transformed(transform, key)
     context = () if rows.context is None else (rows.context,)
     return flow.data_init(rows.x, *context).bijector
 
 
-def _initialize(flow: Flow | ConditionalFlow, data: Data) -> Flow | ConditionalFlow:
-    return flow.replace(bijector=_data_init(flow, data.take(slice(DATA_INIT_ROWS))))
+def _initialize(
+    flow: Flow | ConditionalFlow, data: Data, transform: Transform | None, key: Any
+) -> Flow | ConditionalFlow:
+    rows = data.take(slice(DATA_INIT_ROWS))
+    return flow.replace(bijector=_data_init(flow, rows, transform, key))
 
 
 def _explain(report: Report, epoch: int) -> str:

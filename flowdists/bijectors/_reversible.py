@@ -1,0 +1,71 @@
+"""Stacked layers whose backward pass reconstructs what the forward pass would have stored."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flowdists.bijectors.base import Array, Bijector, Direction
+from flowdists.bijectors.inverse import opposite
+
+Carry = tuple[Array, Array]
+
+
+def run_layer(direction: Direction, layer: Bijector, carry: Carry, context: Array | None) -> Carry:
+    """A value taken through one layer, and the sum of log-determinants so far."""
+    value, total = carry
+    value, log_det = getattr(layer, f"{direction}_and_log_det")(value, context)
+    return value, total + log_det
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def reversible_scan(
+    direction: Direction, layers: Bijector, carry: Carry, context: Array | None
+) -> Carry:
+    """A scan of :func:`run_layer` over stacked ``layers`` that stores its result alone.
+
+    In the backward pass the input of every layer is computed from its output by the layer's
+    inverse, and the layer is run once more on it. Reverse-mode derivatives only.
+    """
+
+    def step(carry: Carry, layer: Bijector) -> tuple[Carry, None]:
+        return run_layer(direction, layer, carry, context), None
+
+    return jax.lax.scan(step, carry, layers, reverse=direction == "inverse")[0]
+
+
+def _forward(
+    direction: Direction, layers: Bijector, carry: Carry, context: Array | None
+) -> tuple[Carry, Any]:
+    value, total = reversible_scan(direction, layers, carry, context)
+    return (value, total), (layers, value, context)
+
+
+def _backward(direction: Direction, residuals: Any, cotangents: Carry) -> Any:
+    layers, value, context = residuals
+    context_zeros = jax.tree.map(jnp.zeros_like, context)
+
+    def step(state: Any, layer: Bijector) -> Any:
+        value, (value_bar, total_bar), context_bar = state
+        undo = getattr(layer, f"{opposite(direction)}_and_log_det")
+        before, _ = undo(value, context)
+
+        def run(layer: Bijector, before: Array, context: Array | None) -> Carry:
+            return getattr(layer, f"{direction}_and_log_det")(before, context)
+
+        _, pull_back = jax.vjp(run, layer, before, context)
+        layer_bar, before_bar, own_context_bar = pull_back((value_bar, total_bar))
+        context_bar = jax.tree.map(jnp.add, context_bar, own_context_bar)
+        return (before, (before_bar, total_bar), context_bar), layer_bar
+
+    state = (value, cotangents, context_zeros)
+    (_, carry_bar, context_bar), layers_bar = jax.lax.scan(
+        step, state, layers, reverse=direction == "forward"
+    )
+    return layers_bar, carry_bar, context_bar
+
+
+reversible_scan.defvjp(_forward, _backward)

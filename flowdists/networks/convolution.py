@@ -1,0 +1,74 @@
+"""Convolutions written as matrix products, channels last."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from flowdists.networks.base import Array, Network
+
+
+class Conv(Network):
+    """A convolution with zero padding and stride 1, ``(*batch, H, W, in)`` to ``(..., out)``.
+
+    Weights start as Glorot normal draws times ``scale``, the bias at zero. ``scale=0`` gives a
+    layer whose output is zero.
+
+    Args:
+      key: PRNG key.
+      in_channels: channels of the input.
+      out_channels: channels of the output.
+      size: height and width of the kernel, odd.
+      scale: factor of the first weights.
+    """
+
+    kernel: Array
+    bias: Array
+
+    def __init__(
+        self, key: Array, in_channels: int, out_channels: int, size: int = 3, scale: float = 1.0
+    ) -> None:
+        shape = (size, size, in_channels, out_channels)
+        deviation = scale * math.sqrt(2.0 / (size * size * (in_channels + out_channels)))
+        self.kernel = deviation * jax.random.normal(key, shape) if scale else jnp.zeros(shape)
+        self.bias = jnp.zeros(out_channels)
+
+    def __call__(self, x: Array) -> Array:
+        return convolve(x, self.kernel) + self.bias
+
+
+def convolve(x: Array, kernel: Array) -> Array:
+    """Correlate images with a kernel, zero-padded to the same size.
+
+    The kernel's positions are shifts of the image, so that all the arithmetic is one matrix
+    product, before or after the shifts, whichever moves fewer channels. So are its derivatives.
+    On a CPU the derivative of XLA's own convolution is 10 to 50 times slower inside of a scan.
+
+    Args:
+      x: ``(*batch, H, W, in)``.
+      kernel: ``(size, size, in, out)``, size odd.
+
+    Returns:
+      ``(*batch, H, W, out)``.
+    """
+    size, _, num_in, num_out = kernel.shape
+    height, width = x.shape[-3:-1]
+    margin = (size // 2, size // 2)
+
+    def shifts(x: Array) -> list[Array]:
+        """``x`` moved by every position of the kernel, with zeros moved in."""
+        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [margin, margin, (0, 0)])
+        corners = itertools.product(range(size), repeat=2)
+        return [padded[..., i : i + height, j : j + width, :] for i, j in corners]
+
+    if num_in <= num_out:
+        return jnp.concatenate(shifts(x), axis=-1) @ kernel.reshape(-1, num_out)
+    by_position = jnp.moveaxis(kernel.reshape(size**2, num_in, num_out), 0, 1)
+    products = shifts(x @ by_position.reshape(num_in, -1))
+    blocks = [slice(k * num_out, (k + 1) * num_out) for k in range(size**2)]
+    terms = [product[..., block] for product, block in zip(products, blocks, strict=True)]
+    return functools.reduce(jnp.add, terms)
