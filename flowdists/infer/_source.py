@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-from flowdists.infer.autoflow import _for_one_dimension
-from flowdists.infer.module import is_factory
+from flowdists.infer._factory import for_one_dimension, is_factory
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -58,7 +57,7 @@ class Source:
             return self._flow
         make, options = self._flow, self._options
         if event_shape == (1,):
-            make, options = _for_one_dimension(make, options)
+            make, options = for_one_dimension(make, options)
         if context_shape is not None:
             options = options | {"context_shape": context_shape}
 

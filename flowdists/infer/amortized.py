@@ -20,10 +20,11 @@ from flowdists.bijectors import Affine, Bijector, Chain, ContextElementwise
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import NSF
 from flowdists.infer._amortizer import Amortizer, as_rows, encode
+from flowdists.infer._factory import is_factory
 from flowdists.infer._layout import Layout, find_layout
 from flowdists.infer._replay import constrained_draw, replay
 from flowdists.infer._source import Source
-from flowdists.infer.module import flow_module, is_factory
+from flowdists.infer.module import flow_module
 
 Array = jax.Array
 

@@ -14,38 +14,21 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
-from numpyro.distributions.transforms import (
-    AffineTransform,
-    LowerCholeskyAffine,
-    UnpackTransform,
-)
-from numpyro.infer.autoguide import (
-    AutoContinuous,
-    AutoDiagonalNormal,
-    AutoGuide,
-    AutoLaplaceApproximation,
-    AutoLowRankMultivariateNormal,
-    AutoMultivariateNormal,
-    AutoNormal,
-)
+from numpyro.distributions.transforms import UnpackTransform
+from numpyro.infer.autoguide import AutoContinuous, AutoGuide
 from numpyro.infer.initialization import init_to_uniform
 
 from flowdists import _check
-from flowdists.bijectors import Affine, Chain, Foreign
+from flowdists.bijectors import Affine, Chain
 from flowdists.bijectors.base import Bijector
 from flowdists.distribution import Flow
-from flowdists.flows import MAF, NSF, Glow1D, RealNVP
-from flowdists.infer.module import flow_module, is_factory
+from flowdists.flows import NSF
+from flowdists.infer._factory import for_one_dimension, is_factory
+from flowdists.infer._gaussian_guide import check_gaussian, gaussian_start, ravel
+from flowdists.infer.module import flow_module
 from flowdists.infer.start import Start, pathfinder
 
 Array = jax.Array
-
-_GAUSSIAN = (
-    AutoDiagonalNormal,
-    AutoLaplaceApproximation,
-    AutoLowRankMultivariateNormal,
-    AutoMultivariateNormal,
-)
 
 
 class AutoFlow(AutoContinuous):
@@ -130,7 +113,7 @@ class AutoFlow(AutoContinuous):
         self._flow_options = flow_options
         self._init_scale = _check.positive("AutoFlow", "init_scale", init_scale)
         self._path_derivative = path_derivative
-        self._guide_start: Callable[[AutoFlow], Start] | None = None
+        self._guide_start: Callable[[Sequence[str]], Start] | None = None
         self._finds_start = init_loc_fn is None
         super().__init__(
             model,
@@ -156,21 +139,9 @@ class AutoFlow(AutoContinuous):
           TypeError: if the guide is another.
           ValueError: if it has not been run.
         """
-        if not isinstance(guide, (AutoNormal, *_GAUSSIAN)):
-            raise TypeError(
-                "AutoFlow.from_guide: `guide` must be one of numpyro's Gaussian guides "
-                f"(AutoNormal, AutoMultivariateNormal, ...), got {type(guide).__name__}"
-            )
-        if guide.prototype_trace is None:
-            raise ValueError(
-                "AutoFlow.from_guide: `guide` has not been run; initialize it with `SVI.init` or "
-                "call it with the model's arguments"
-            )
+        check_gaussian("AutoFlow.from_guide", guide)
         new = cls(guide.model, flow, init_loc_fn=guide.init_loc_fn, **options)
-        if isinstance(guide, AutoNormal):
-            new._guide_start = functools.partial(_independent_start, guide, params)
-        else:
-            new._guide_start = functools.partial(_reordered, guide, _gaussian_start(guide, params))
+        new._guide_start = gaussian_start(guide, params)
         return new
 
     def with_path_derivative(self) -> AutoFlow:
@@ -231,8 +202,8 @@ class AutoFlow(AutoContinuous):
             parts = zip(sites, jnp.split(latent, ends), shapes, strict=True)
             return {name: jnp.reshape(part, shape) for name, part, shape in parts}
 
-        self._init_latent = _ravel(self._init_locs)
-        self._unpack_latent = UnpackTransform(unpack, _ravel)
+        self._init_latent = ravel(self._init_locs)
+        self._unpack_latent = UnpackTransform(unpack, ravel)
 
     def _find_base(self) -> dist.Distribution:
         # Known values also where the guide is being traced: the base has to be one.
@@ -254,7 +225,7 @@ class AutoFlow(AutoContinuous):
             return self._flow
         make, options = self._flow, self._flow_options
         if self.latent_dim == 1:
-            make, options = _for_one_dimension(make, options)
+            make, options = for_one_dimension(make, options)
         return make(key, (int(self.latent_dim),), **options)
 
     def _find_start(self, key: Array) -> Start:
@@ -272,7 +243,7 @@ class AutoFlow(AutoContinuous):
 
     def _get_start(self) -> Start | None:
         if self._guide_start is not None:
-            find = functools.cache(functools.partial(self._guide_start, self))
+            find = functools.cache(functools.partial(self._guide_start, list(self._init_locs)))
         elif self._finds_start:
             find = functools.cache(functools.partial(self._find_start, numpyro.prng_key()))
         else:
@@ -293,7 +264,7 @@ class AutoFlow(AutoContinuous):
             initial = Affine(jnp.zeros(self.latent_dim), jnp.ones(self.latent_dim))
         layers = [flow.bijector, flow_module(f"{self.prefix}_affine", initial)]
         if start is not None:
-            layers.append(_as_layer(start))
+            layers.append(start.as_layer())
         return Flow(self._base, Chain(layers))
 
     def _sample_latent(self, *args: Any, **kwargs: Any) -> Array:
@@ -435,49 +406,3 @@ class _PathDerivativeFlow(Flow):
     def _log_prob(self, value: Array, intermediates: list[Any] | None) -> Array:
         frozen = Flow(self.base, jax.lax.stop_gradient(self.bijector))
         return frozen.log_prob(value)
-
-
-def _for_one_dimension(flow: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A recipe that can do with one dimension, in place of one that couples two."""
-    if isinstance(flow, functools.partial) and not flow.args:
-        flow, options = flow.func, flow.keywords | options
-    if flow is NSF:
-        return NSF, options | {"autoregressive": True}
-    if flow in (RealNVP, Glow1D):
-        return MAF, {name: value for name, value in options.items() if name != "mask"}
-    return flow, options
-
-
-def _ravel(values: dict[str, Array]) -> Array:
-    return jnp.concatenate([jnp.ravel(value) for value in values.values()] or [jnp.zeros(0)])
-
-
-def _as_layer(start: Start) -> Bijector:
-    if start.scale.ndim == 1:
-        return Foreign(AffineTransform(start.loc, start.scale))
-    return Foreign(LowerCholeskyAffine(start.loc, start.scale))
-
-
-def _gaussian_start(guide: AutoContinuous, params: dict[str, Any]) -> Start:
-    posterior = guide.get_posterior(params)
-    is_diagonal = isinstance(posterior, dist.Normal)
-    return Start(posterior.loc, posterior.scale if is_diagonal else posterior.scale_tril)
-
-
-def _reordered(guide: AutoContinuous, start: Start, new: AutoFlow) -> Start:
-    """``start``, in the order of ``guide``'s sites, in that of ``new``'s."""
-    positions = guide._unpack_latent(jnp.arange(start.loc.size))
-    order = _ravel({site: positions[site] for site in new._init_locs})
-    loc, scale = start.loc[order], start.scale[order]
-    if scale.ndim == 2:
-        # Any factor of the covariance, turned into the triangular one.
-        upper = jnp.linalg.qr(scale.T, mode="r")
-        scale = jnp.where(jnp.diag(upper) < 0, -upper.T, upper.T)
-    return Start(loc, scale)
-
-
-def _independent_start(guide: AutoNormal, params: dict[str, Any], new: AutoFlow) -> Start:
-    def ravel(part: str) -> Array:
-        return _ravel({site: params[f"{site}_{guide.prefix}_{part}"] for site in new._init_locs})
-
-    return Start(ravel("loc"), ravel("scale"))

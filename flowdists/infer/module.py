@@ -16,6 +16,7 @@ from flowdists._names import named_leaves
 from flowdists._pytree import is_float_array
 from flowdists.bijectors import Conditioned, Foreign
 from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.infer._factory import is_factory
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -195,11 +196,6 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 def _structure(tree: Any) -> Any:
     return jax.tree.structure(tree, is_leaf=_is_foreign)
-
-
-def is_factory(flow: Any) -> bool:
-    """Whether ``flow`` is a function that makes one, rather than a pytree that can be called."""
-    return callable(flow) and jax.tree_util.all_leaves([flow])
 
 
 def _over_leaf(caller: str, path: str, prior: Any, shape: Shape) -> dist.Distribution:

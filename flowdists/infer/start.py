@@ -8,6 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine
+
+from flowdists.bijectors import Bijector, Foreign
 
 Array = jax.Array
 
@@ -27,6 +30,12 @@ class Start(NamedTuple):
 
     loc: Array
     scale: Array
+
+    def as_layer(self) -> Bijector:
+        """The map from standard normal draws to the Gaussian's; nothing in it is trained."""
+        if self.scale.ndim == 1:
+            return Foreign(AffineTransform(self.loc, self.scale))
+        return Foreign(LowerCholeskyAffine(self.loc, self.scale))
 
 
 def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array) -> Start:
