@@ -1,13 +1,26 @@
-"""Discrete image data: levels made continuous, and likelihoods of levels, not of densities."""
+"""Discrete image data: levels made continuous, likelihoods of levels; and latents of images."""
 
 from flowdists.images.dequantization import VariationalDequantizer, image_log_prob
+from flowdists.images.inpainting import inpaint, inpainting_model
+from flowdists.images.latents import decode, encode
+from flowdists.images.manipulation import attribute_direction, interpolate, move
 from flowdists.images.pixels import bits_per_dim, dequantize, reduce_bits, to_uint8
+from flowdists.images.sampling import reconstruct, sample_from_noise
 
 __all__ = [
     "VariationalDequantizer",
+    "attribute_direction",
     "bits_per_dim",
+    "decode",
     "dequantize",
+    "encode",
     "image_log_prob",
+    "inpaint",
+    "inpainting_model",
+    "interpolate",
+    "move",
+    "reconstruct",
     "reduce_bits",
+    "sample_from_noise",
     "to_uint8",
 ]

@@ -16,6 +16,7 @@ from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.support import to_support
 from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.images.latents import as_flow
 from flowdists.images.pixels import centers, dequantize, levels_of, place
 
 
@@ -156,12 +157,7 @@ def image_log_prob(
     """
     caller = "image_log_prob"
     key = _check.key(caller, key)
-    if not isinstance(flow, Flow):
-        hint = "; give it a context first: `flow.condition(context)`"
-        raise TypeError(
-            f"{caller}: `flow` must be a Flow, got {type(flow).__name__}"
-            f"{hint if isinstance(flow, ConditionalFlow) else ''}"
-        )
+    flow = as_flow(caller, flow)
     levels = levels_of(caller, images, num_bits)
     images = jnp.asarray(images)
     _check.event_shape(caller, "images", images.shape, flow.event_shape, flow.event_dim)
