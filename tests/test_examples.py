@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import flowdists as fd
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -111,3 +113,28 @@ def test_hierarchical_regression_runs():
     output = run("hierarchical_regression.py", "--groups", 60, "--steps", 100, "--draws", 100)
     for effects in ("intercepts", "slopes"):
         assert np.isfinite(numbers(line_of(output, effects))).all()
+
+
+@pytest.mark.slow
+def test_glow_images_runs_and_resumes(tmp_path):
+    draws = np.random.default_rng(0)
+    labels = draws.permutation(np.repeat([3, 8], 40))
+    images = (draws.integers(0, 100, (80, 9, 8)) + 15 * labels[:, None, None]).astype(np.uint8)
+    path, output = tmp_path / "images.npz", tmp_path / "out"
+    np.savez(path, index=np.arange(80.0), pictures=images, classes=labels)
+    command = [path, "--minutes", 0.01, "--steps-per-scale", 1, "--hidden-channels", 4]
+    command += ["--batch-size", 4, "--output", output]
+
+    first = run("glow_images.py", *command)
+    assert "72 images of (8, 8, 1), 8 held out" in first
+    assert "2 classes: 3, 8" in first
+    steps = int(re.search(r"trained for (\d+) steps", first)[1])
+    assert numbers(line_of(first, "held out"))[0] < 6.0
+    assert float(re.search(r"at most (\S+) of 256", first)[1]) < 0.01
+    for name in ("samples", "temperatures", "reconstructions", "interpolations", "training"):
+        assert (output / f"glow_{name}.png").stat().st_size > 1000
+
+    second = run("glow_images.py", *command)
+    assert f"resumed at step {steps}" in second
+    assert int(re.search(r"trained for (\d+) steps", second)[1]) > steps
+    assert fd.load(output / "glow.safetensors").num_classes == 2
