@@ -54,7 +54,8 @@ def _backward(direction: Direction, residuals: Any, cotangents: Carry) -> Any:
         before, _ = undo(value, context)
 
         def run(layer: Bijector, before: Array, context: Array | None) -> Carry:
-            return getattr(layer, f"{direction}_and_log_det")(before, context)
+            value, log_det = getattr(layer, f"{direction}_and_log_det")(before, context)
+            return value, log_det.astype(total_bar.dtype)  # as adding it to the total does
 
         _, pull_back = jax.vjp(run, layer, before, context)
         layer_bar, before_bar, own_context_bar = pull_back((value_bar, total_bar))

@@ -147,7 +147,8 @@ class Repeat(Wrapper):
             layer, value = layer.data_init(value, context, direction)
             return value, layer
 
-        value = _promote(jnp.asarray(value), self.layers, context)
+        value = _check.float_array("Repeat.data_init", "value", value)
+        value = _promote(value, self.layers, context)
         value, layers = jax.lax.scan(
             step, value, self.layers, self.num_layers, reverse=direction == "inverse"
         )

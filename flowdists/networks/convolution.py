@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from flowdists import _check
 from flowdists.networks.base import Array, Network
 
 
@@ -24,6 +25,9 @@ class Conv(Network):
       out_channels: channels of the output.
       size: height and width of the kernel, odd.
       scale: factor of the first weights.
+
+    Raises:
+      ValueError: if the size is not odd.
     """
 
     kernel: Array
@@ -32,6 +36,8 @@ class Conv(Network):
     def __init__(
         self, key: Array, in_channels: int, out_channels: int, size: int = 3, scale: float = 1.0
     ) -> None:
+        if _check.positive_int("Conv", "size", size) % 2 == 0:
+            raise ValueError(f"Conv: `size` must be odd, got {size}")
         shape = (size, size, in_channels, out_channels)
         deviation = scale * math.sqrt(2.0 / (size * size * (in_channels + out_channels)))
         self.kernel = deviation * jax.random.normal(key, shape) if scale else jnp.zeros(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -45,7 +46,7 @@ def as_image_conditioner(
 
     Args:
       caller: the name of the layer, for error messages.
-      function: a network of ours, or a callable pytree.
+      function: a network of ours that takes contexts, or a callable pytree.
       in_shape: ``(H, W, in)``.
       out_channels: channels of the result, of the same height and width.
       context_size: length of the context vector, 0 for none.
@@ -58,11 +59,13 @@ def as_image_conditioner(
         raise TypeError(
             f"{caller}: `conditioner` must be a callable pytree, got {type(function).__name__}"
         )
-    network: Any = function if isinstance(function, Network) else ForeignImageConditioner(function)
+    network: Any = function if _adds_context(function) else ForeignImageConditioner(function)
     *size, channels = in_shape
-    x = jax.ShapeDtypeStruct((1, *in_shape), jnp.result_type(float))
-    context = jax.ShapeDtypeStruct((1, context_size), x.dtype) if context_size else None
-    expected = (1, *size, out_channels)
+    # As many images as no row has pixels: a network of vectors would take contexts for pixels.
+    batch = size[1] + 1
+    x = jax.ShapeDtypeStruct((batch, *in_shape), jnp.result_type(float))
+    context = jax.ShapeDtypeStruct((batch, context_size), x.dtype) if context_size else None
+    expected = (batch, *size, out_channels)
     with_context = f", {context_size} more of the context" if context_size else ""
     wanted = f"map images of {channels} channels{with_context} to {out_channels} channels"
     try:
@@ -70,5 +73,14 @@ def as_image_conditioner(
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{caller}: `conditioner` must {wanted}; calling it failed") from error
     if shape != expected:
-        raise ValueError(f"{caller}: `conditioner` must {wanted}, got {shape} of {expected}")
+        raise ValueError(
+            f"{caller}: `conditioner` must {wanted}, got images of shape {shape[1:]}, expected "
+            f"{expected[1:]}"
+        )
     return network
+
+
+def _adds_context(function: Any) -> bool:
+    """Whether it is a network of ours that takes contexts; some, such as ``Conv``, do not."""
+    call: Any = function
+    return isinstance(function, Network) and "context" in inspect.signature(call).parameters
