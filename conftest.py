@@ -18,8 +18,8 @@ def _public_names(doctest_namespace: dict[str, Any]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Compile fast for the many small tests, and fast programs for the long ones."""
+    """Compile fast for the many small tests, and fast programs for the heavy ones."""
     import jax
 
-    is_long = item.get_closest_marker("slow") is not None
-    jax.config.update("jax_disable_most_optimizations", not is_long)
+    is_heavy = item.get_closest_marker("heavy") is not None
+    jax.config.update("jax_disable_most_optimizations", not is_heavy)

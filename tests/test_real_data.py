@@ -11,7 +11,7 @@ import flowdists as fd
 BEST_OF_OTHERS = {"ccpp": -3.58, "magic": -4.13, "protein": 4.08}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("table", sorted(BEST_OF_OTHERS))
 def test_the_default_flow_is_at_least_the_best_of_others(table, data_dir):
     with np.load(data_dir / "tabular" / f"{table}.npz") as file:

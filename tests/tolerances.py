@@ -13,6 +13,9 @@ ROUND_TRIP_F32 = 1e-4  # rounding (6e-8) times the condition number of a deep fl
 LOG_DET_F32 = 1e-4  # as above: the log-determinant is evaluated at the point reached
 AGREE_F32 = 1e-6  # one quantity computed in two ways that round alike (batched, looped, vmapped)
 
+INVERTED_GRADIENT_F32 = 5e-3  # 32 layers' inputs computed back from their outputs, each rounded
+AGREE_BFLOAT16 = 0.05  # relative to the largest output: three layers of 8 bits
+
 # Derivatives by central differences, in double precision.
 FINITE_DIFFERENCE_F64 = 1e-6  # a step of 1e-5 truncates and rounds to about 1e-10, times curvature
 

@@ -104,8 +104,8 @@ shapes = pytest.mark.parametrize(
     [
         ((8, 8, 1), 2),
         ((8, 8, 3), 3),
-        pytest.param((8, 8, 1), 3, marks=pytest.mark.slow),
-        pytest.param((8, 8, 3), 2, marks=pytest.mark.slow),
+        pytest.param((8, 8, 1), 3, marks=pytest.mark.heavy),
+        pytest.param((8, 8, 3), 2, marks=pytest.mark.heavy),
     ],
 )
 
@@ -345,7 +345,7 @@ class TestProtocols:
         assert jnp.isfinite(loss) and jax.jit(svi.evaluate)(state) < loss
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("event_shape", [(8, 8, 3), (16, 16, 3)])
 def test_images_come_back_to_a_thousandth_of_a_grey_level(event_shape):
     """Through 3 scales of 32 steps in single precision, with pixels of 256 levels in [0, 1).

@@ -189,7 +189,7 @@ def test_a_point_guide_finds_the_same_mode():
         np.testing.assert_allclose(image, mean, rtol=0, atol=sizes_allowed(flow))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_nuts_samples_the_conditional_distribution():
     flow = linear_flow()
     seen, mask = images_of(flow), MASKS[0]
@@ -204,7 +204,7 @@ def test_nuts_samples_the_conditional_distribution():
         assert (np.abs(moment.mean(0) - expected) < STANDARD_ERRORS * errors).all()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_flow_guide_finds_the_conditional_distribution():
     flow = linear_flow()
     seen, mask = images_of(flow), MASKS[0]

@@ -138,7 +138,7 @@ def bounded_data(size=6):
 
 
 class TestLinearGaussian:
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_every_datum_has_its_exact_posterior(self):
         x = linear_gaussian_data()
         guide = small_guide(linear_gaussian)
@@ -209,7 +209,7 @@ class TestHierarchical:
             KEY, guide, self.Y, num_steps=3000, learning_rate=2e-2, progress=False
         ).params
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_posterior_and_evidence_are_the_closed_forms(self):
         guide, params = self.fit()
         mean, covariance, evidence = hierarchical_posterior(self.Y)
@@ -223,7 +223,7 @@ class TestHierarchical:
         correlation = covariance / deviation / deviation[:, None]
         np.testing.assert_allclose(np.corrcoef(table.T), correlation, atol=0.1)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_without_the_mean_in_its_context_the_local_flow_is_too_narrow(self):
         guide, params = self.fit(condition_on_global=False)
         _, covariance, evidence = hierarchical_posterior(self.Y)
@@ -275,7 +275,7 @@ class TestDensity:
         np.testing.assert_allclose(mixture[:, 0], stick_breaking(z[:, 2:4]), **exact)
         np.testing.assert_allclose(values["loc"][:, 0], z[:, 4:], **exact)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_elbos_agree(self):
         y = linear_gaussian_data(8)
         guide = small_guide(hierarchical)
@@ -293,7 +293,7 @@ class TestDensity:
             error = np.hypot(standard_error(values), standard_error(reference))
             assert abs(values.mean() - reference.mean()) < STANDARD_ERRORS * error
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_the_importance_weighted_bound_is_tighter(self):
         x = linear_gaussian_data(8)
         guide = small_guide(linear_gaussian)
@@ -303,7 +303,7 @@ class TestDensity:
         assert weighted.mean() < plain.mean()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_gradients_are_finite_differences(x64):
     y = bounded_data()
     guide = small_guide(bounded, network(2), plate="data", flow=fd.RealNVP, global_flow=fd.RealNVP)

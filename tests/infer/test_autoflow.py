@@ -216,7 +216,7 @@ class TestLosses:
         for value in jax.tree.leaves(svi.get_params(state)):
             assert value.dtype == jnp.float64 and jnp.isfinite(value).all()
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_training_improves_the_elbo_of_a_curved_posterior(self):
         def model():
             x = numpyro.sample("x", dist.Normal(0, 1))
@@ -228,7 +228,7 @@ class TestLosses:
         # The evidence of a model without data is one.
         assert losses[:20].mean() - 0.3 > losses[-50:].mean() > -0.05
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_subsampled_observations(self):
         y = jnp.asarray(Y)
 
@@ -298,7 +298,7 @@ class TestStart:
         np.testing.assert_allclose(deviations, scale, rtol=1e-3)
         np.testing.assert_allclose((found.loc - loc) / scale, 0.0, atol=1e-2)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_a_posterior_without_a_mode(self):
         """The density of a funnel has no maximum; its best normal has an ELBO."""
 
@@ -379,7 +379,7 @@ class TestFromGuide:
         free = svi.optim.get_params(init(KEY, *DATA).optim_state)
         return guide, svi.constrain_fn(table.perturb(KEY, free, 0.4))
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @pytest.mark.parametrize("kind", [GUIDES[0], GUIDES[2]])
     def test_it_starts_as_the_other_guide(self, kind):
         guide, params = self.trained(kind)
@@ -639,7 +639,7 @@ class TestPathDerivative:
         np.testing.assert_allclose(self.gradients(path, params, 5), 0.0, atol=ROUND_TRIP_F64)
         assert np.abs(self.gradients(ordinary, params, 5)).max() > 0.1
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_its_mean_is_the_ordinary_gradient(self, x64):
         ordinary, path, params = self.guides()
         params = perturbed(params, 0.1)
@@ -713,7 +713,7 @@ class TestCost:
             jax.jit(jax.value_and_grad(loss)).lower(params)
             assert calls == expected
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_a_gradient_costs_one_evaluation_and_its_derivative(self):
         """Measured by the compiler: no more than the gradient of a draw and its log-determinant."""
         size, particles = 16, 8

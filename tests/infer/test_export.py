@@ -213,7 +213,7 @@ def test_nan_is_not_put_into_a_container():
         to_arviz(jax.random.key(0), model, prior, {}, Y)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_arviz_is_imported_when_used_and_may_warn_of_itself(tmp_path):
     """Whatever ArviZ says when imported is not said in the name of flowdists."""
     program = """

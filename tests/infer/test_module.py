@@ -401,7 +401,7 @@ class TestRandomModule:
         for name, value in params.items():
             assert drawn[name.replace("prior", "f", 1)].shape == value.shape
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_nuts_draws_the_posterior_of_a_bayesian_flow(self):
         """Two parameters, a shift and a logarithm of a scale; their posterior, on a grid."""
         x = np.random.default_rng(2).normal(1.0, 2.0, size=(8, 1))

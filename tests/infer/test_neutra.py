@@ -158,7 +158,7 @@ class TestMisuse:
 
 
 class TestCost:
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @pytest.mark.parametrize(
         ("recipe", "most"),
         [
@@ -188,7 +188,7 @@ def banana():
     numpyro.sample("y", dist.Normal(x**2, 0.5))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_nuts_draws_a_banana():
     """Of known moments: x is standard normal, y has mean 1, variance 2 + 1/4, and covariance 2
     with the square of x.

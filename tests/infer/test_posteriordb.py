@@ -17,7 +17,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", LIMITS)
 def test_the_default_guide_finds_the_reference(name, data_dir):
     result = compare(data_dir, name)
@@ -30,7 +30,7 @@ def test_the_default_guide_finds_the_reference(name, data_dir):
         assert result.elbo >= -31.65  # numpyro's AutoIAFNormal reaches -31.66
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_plain_optimizer_does_on_eight_schools(data_dir):
     """With NumPyro's own `SVI.run`, without schedule, in as many steps as others were given."""
     arguments, _ = read(data_dir, "eight_schools_centered")

@@ -140,7 +140,7 @@ class TestGaussian:
         for z in jnp.moveaxis(draws["z"].reshape(1000, -1, 2), 1, 0):
             assert_moments(z, *self.moments(flow))
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @both_ways
     def test_the_posterior_is_the_closed_form(self, flow, config):
         def model(data):
@@ -150,7 +150,7 @@ class TestGaussian:
 
         self.check(flow, handlers.reparam(model, config=config), jnp.array(self.DATA))
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @both_ways
     def test_in_a_plate(self, flow, config):
         def model(data):
@@ -162,7 +162,7 @@ class TestGaussian:
         data = jnp.stack([self.DATA, self.DATA], axis=1)
         self.check(flow, handlers.reparam(model, config=config), data)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @both_ways
     def test_in_a_scan(self, flow, config):
         def step(carry, data):
@@ -178,7 +178,7 @@ class TestGaussian:
 
 
 class TestBounded:
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @bounded
     def test_nuts_draws_the_prior_and_stays_inside(self, name):
         flow = BOUNDED[name]()
@@ -186,7 +186,7 @@ class TestBounded:
         assert divergences == 0
         assert_draws_of(flow, draws["z"])
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @pytest.mark.parametrize("name", ["uniform, couplings", "simplex"])
     def test_nuts_draws_the_reparametrized_prior(self, name):
         flow = BOUNDED[name]()
@@ -233,7 +233,7 @@ class TestBounded:
         expected = -flow.base.log_prob(base) - to_base.log_abs_det_jacobian(u, base)
         np.testing.assert_allclose(potential(u), expected, rtol=LOG_DET_F64, atol=LOG_DET_F64)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_a_guide_stays_inside(self):
         flow = BOUNDED["uniform, couplings"]()
         model = lambda: prior(flow)
@@ -262,7 +262,7 @@ HIERARCHIES = {
 class TestSupportsThatDependOnOtherVariables:
     """NumPyro maps the draws of a chain to their supports at the end, when others have moved."""
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @pytest.mark.parametrize("name", sorted(HIERARCHIES))
     def test_each_draw_lies_in_its_own(self, name):
         def model():
@@ -315,7 +315,7 @@ class TestHandlers:
         mapped = jax.vmap(potential)(flows, position)
         np.testing.assert_allclose(mapped, expected, rtol=LOG_DET_F32)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_a_context_that_is_drawn_itself(self, x64):
         flow = fd.ConditionalFlow(fd.StandardUniform((2,)), coupling(context_shape=(1,)))
 
@@ -333,7 +333,7 @@ class TestHandlers:
         np.testing.assert_allclose(potential(context), expected, rtol=LOG_DET_F64)
         np.testing.assert_allclose(jax.grad(potential)(context), context, atol=LOG_DET_F64)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     @pytest.mark.parametrize("name", ["real_nvp", "maf", "nsf"])
     def test_scores_of_the_steps_of_a_scan(self, name):
         flow = table.build_flow(name, (2,), context_shape=(2,))
@@ -356,7 +356,7 @@ class TestHandlers:
         np.testing.assert_allclose(density, expected.sum(), rtol=LOG_DET_F32)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_trained_flow_is_a_prior():
     noise = jax.random.normal(KEY, (1000, 2))
     data = jnp.stack([noise[:, 0], noise[:, 0] ** 2 + 0.5 * noise[:, 1]], -1)

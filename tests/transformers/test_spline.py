@@ -246,7 +246,7 @@ def test_always_finite(spline, direction, dtype):
             assert np.all(np.isfinite(result)), params
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("scale", [1.0, 50.0, 1e3])
 @each_spline
 @each_direction
@@ -300,7 +300,7 @@ def scalar_functions(spline):
         yield lambda v, apply=apply, part=part: apply(v[0], v[1:])[part]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("tails", ["linear", "circular"])
 def test_first_and_second_derivatives_are_finite_differences(tails):
     spline = RationalQuadratic(num_bins=3, tails=tails)
