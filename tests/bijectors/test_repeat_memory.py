@@ -78,7 +78,7 @@ def test_inverted_gradients_in_single_precision_at_32_layers():
 @pytest.mark.heavy
 def test_memory_does_not_grow_with_depth():
     def temporary_bytes(memory, num_layers):
-        layer = jax.eval_shape(lambda: stack(memory, num_layers, hidden_channels=32))
+        layer = stack(memory, num_layers, hidden_channels=32)
         x = jax.ShapeDtypeStruct((16, 4, 4, 4), jnp.float32)
         function = jax.value_and_grad(lambda layer, x: loss("inverse", layer, x, None))
         compiled = jax.jit(function).lower(layer, x).compile()
