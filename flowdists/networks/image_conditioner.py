@@ -9,24 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowdists._pytree import Partitioned, is_float_array
 from flowdists.networks.base import Array, Network
+from flowdists.networks.conditioner import ForeignConditioner
 
 
-class ForeignImageConditioner(Network):
+class ForeignImageConditioner(ForeignConditioner):
     """A callable pytree of somebody else's, from one image to one image of the same size.
 
-    The context is appended to the channels. Its float arrays are parameters; everything else in it
-    is configuration.
-
-    Args:
-      function: the callable pytree.
+    The context is appended to the channels.
     """
-
-    wrapped: Partitioned
-
-    def __init__(self, function: Any) -> None:
-        self.wrapped = Partitioned(function, is_float_array)
 
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         if context is not None:
