@@ -1,0 +1,65 @@
+"""Two sets of draws, checked, and flattened to vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowdists import _check
+
+Array = jax.Array
+
+
+def two_sets(caller: str, x: Any, y: Any, least: int = 1) -> tuple[Array, Array]:
+    """The draws ``x`` and ``y`` as matrices of one dtype, of single precision or better.
+
+    Args:
+      caller: stands before error messages.
+      x: ``(n, *event_shape)``.
+      y: ``(m, *event_shape)``.
+      least: how many draws of each there have to be.
+
+    Returns:
+      Arrays ``(n, d)`` and ``(m, d)``.
+    """
+    first, second = _draws(caller, "x", x, least), _draws(caller, "y", y, least)
+    if first.shape[1:] != second.shape[1:]:
+        raise ValueError(
+            f"{caller}: `x` and `y` must hold events of one shape, got shapes {first.shape} and "
+            f"{second.shape}"
+        )
+    dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
+    size = math.prod(first.shape[1:])
+    return (
+        first.astype(dtype).reshape(len(first), size),
+        second.astype(dtype).reshape(len(second), size),
+    )
+
+
+def check_finite(caller: str, argument: str, array: Array) -> None:
+    """``array`` has no NaN and no infinity, as far as its values are known."""
+    if isinstance(array, jax.core.Tracer):
+        return
+    # By NumPy, because within a trace JAX's answer is unknown even of a known array.
+    finite = np.isfinite(np.asarray(array)).reshape(len(array), -1).all(-1)
+    if not finite.all():
+        raise ValueError(
+            f"{caller}: `{argument}` must be finite, got NaN or infinity in "
+            f"{(~finite).sum()} of {len(array)} rows; first in the one at index "
+            f"{finite.argmin()}"
+        )
+
+
+def _draws(caller: str, argument: str, value: Any, least: int) -> Array:
+    array = _check.float_array(caller, argument, value)
+    if array.ndim == 0 or len(array) < least or math.prod(array.shape[1:]) == 0:
+        raise ValueError(
+            f"{caller}: `{argument}` must have shape (draws, *event_shape) with at least {least} "
+            f"draws of at least 1 element, got {array.shape}"
+        )
+    check_finite(caller, argument, array)
+    return array

@@ -1,0 +1,189 @@
+"""Coverage of regions of highest density, with posteriors known exactly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+import flowdists as fd
+from flowdists.metrics import CoverageResult, expected_coverage
+from flowdists.transformers import Affine
+from tests.tolerances import P_VALUE, ROUND_TRIP_F64, STANDARD_ERRORS
+
+PAIRS, DRAWS = 400, 99
+
+
+def pairs(size=PAIRS, dim=2):
+    """Draws of a standard normal, each seen once through standard normal noise."""
+    x, noise = jax.random.normal(jax.random.key(5), (2, size, dim))
+    return x, x + noise
+
+
+def conditional(conditioner, dim=2, **options):
+    """Normals whose locations and log-scales are what ``conditioner`` makes of the context."""
+    layer = fd.ContextElementwise(
+        jax.random.key(0), Affine(scale="exp"), (dim,), (dim,), conditioner=conditioner
+    )
+    return fd.ConditionalFlow(fd.StandardNormal((dim,)), layer, **options)
+
+
+def posterior(scale=1.0, shift=0.0, dim=2, **options):
+    """The posterior of :func:`pairs`, or that moved, with its scale multiplied."""
+
+    def conditioner(context):
+        log_scale = jnp.full_like(context, np.log(scale * np.sqrt(0.5)))
+        return jnp.concatenate([context / 2 + shift, log_scale], -1)
+
+    return conditional(conditioner, dim, **options)
+
+
+def result_of(flow, data=None, **options):
+    x, context = pairs() if data is None else data
+    options = {"num_draws": DRAWS, **options}
+    return expected_coverage(jax.random.key(1), flow, x, context, **options)
+
+
+def pvalue(result):
+    return fd.uniformity_pvalues({"x": result.ranks}, result.num_draws)["x"]
+
+
+class TestCalibration:
+    def test_the_posterior_is_calibrated(self):
+        result = result_of(posterior())
+        assert result.ranks.shape == (PAIRS,)
+        assert np.issubdtype(result.ranks.dtype, np.integer)
+        assert pvalue(result) > P_VALUE
+        levels = np.array([0.1, 0.5, 0.9])
+        error = np.sqrt(levels * (1 - levels) / PAIRS)
+        assert (np.abs(result.coverage(levels) - levels) < STANDARD_ERRORS * error).all()
+
+    @pytest.mark.parametrize("scale", [0.6, 1.6])
+    def test_scales_that_are_wrong_cover_what_they_should(self, scale):
+        """Regions are circles, with a chi-squared distributed square of the true radius."""
+        result = result_of(posterior(scale))
+        assert pvalue(result) < P_VALUE
+        levels = np.array([0.2, 0.5, 0.8])
+        expected = stats.chi2(2).cdf(scale**2 * stats.chi2(2).ppf(levels))
+        # The draws know a region only up to an error, whose effect on the mean is of second order.
+        error = np.sqrt(expected * (1 - expected) / PAIRS)
+        given = result.coverage(levels)
+        assert (np.abs(given - expected) < STANDARD_ERRORS * error).all()
+        assert (np.sign(given - levels) == np.sign(scale - 1)).all()
+
+    def test_a_location_that_is_wrong_is_not_calibrated(self):
+        result = result_of(posterior(shift=0.7))
+        assert pvalue(result) < P_VALUE
+        assert result.coverage(0.5) < 0.5
+
+    def test_the_marginal_distribution_passes(self):
+        marginal = conditional(lambda context: jnp.zeros((*context.shape[:-1], 4)))
+        assert pvalue(result_of(marginal)) > P_VALUE
+
+
+class TestRanks:
+    @pytest.mark.parametrize("dim", [1, 3])
+    def test_are_binomial_with_the_mass_of_higher_density(self, dim):
+        x, context = pairs(100, dim)
+        result = result_of(posterior(dim=dim), (x, context), num_draws=2000)
+        radius = np.sum(np.square(x - context / 2), -1) / 0.5
+        mass = stats.chi2(dim).cdf(radius)
+        error = np.sqrt(mass * (1 - mass) / 2000)
+        assert (np.abs(result.credibility - mass) <= STANDARD_ERRORS * error + 1 / 2000).all()
+
+    def test_batches_do_not_change_them(self):
+        data = pairs(20)
+        whole = result_of(posterior(), data, batch_size=100)
+        for size in (1, 6):
+            given = result_of(posterior(), data, batch_size=size)
+            np.testing.assert_array_equal(given.ranks, whole.ranks)
+
+    def test_ties_are_broken_at_random(self):
+        layer = fd.AffineCoupling(jax.random.key(0), (2,), context_shape=(1,))
+        flow = fd.ConditionalFlow(fd.StandardUniform((2,)), layer)  # of density one
+        x = jax.random.uniform(jax.random.key(2), (PAIRS, 2))
+        assert pvalue(result_of(flow, (x, jnp.ones((PAIRS, 1))))) > P_VALUE
+
+    def test_values_without_density_are_in_no_region_but_the_whole(self):
+        layer = fd.AffineCoupling(jax.random.key(0), (2,), context_shape=(1,))
+        flow = fd.ConditionalFlow(fd.StandardUniform((2,)), layer)
+        result = result_of(flow, (jnp.full((3, 2), 7.0), jnp.ones((3, 1))))
+        np.testing.assert_array_equal(result.ranks, DRAWS)
+        np.testing.assert_array_equal(result.credibility, 1.0)
+
+    def test_labels_are_contexts(self):
+        labels = jnp.arange(PAIRS) % 2
+        one_hot = jax.nn.one_hot(labels, 2)
+        x = jax.random.normal(jax.random.key(2), (PAIRS, 2)) * 0.5**0.5 + one_hot / 2
+        flow = posterior(num_classes=2)
+        by_label, by_vector = result_of(flow, (x, labels)), result_of(flow, (x, one_hot))
+        np.testing.assert_array_equal(by_label.ranks, by_vector.ranks)
+        assert pvalue(by_label) > P_VALUE
+
+
+class TestCoverage:
+    def test_all_ranks_once_are_covered_as_they_should_be(self):
+        levels = np.linspace(0, 1, 41).reshape(1, 41)
+        given = CoverageResult(np.random.default_rng(0).permutation(8), 7).coverage(levels)
+        np.testing.assert_allclose(given, levels, atol=ROUND_TRIP_F64)
+
+    def test_ranks_count_in_part_within_their_interval(self):
+        """The mean over uniform places of each rank in its interval."""
+        ranks = np.array([0, 0, 2, 4])
+        result = CoverageResult(ranks, 4)
+        levels = np.array([0.0, 0.1, 0.2, 0.45, 0.9, 1.0])
+        expected = [np.clip(5 * level - ranks, 0, 1).mean() for level in levels]
+        np.testing.assert_allclose(result.coverage(levels), expected, atol=ROUND_TRIP_F64)
+        assert result.coverage(0.1).shape == ()
+
+    @pytest.mark.parametrize("nominal", [-0.1, 1.1, np.nan, [0.5, 2.0]])
+    def test_levels_are_from_0_to_1(self, nominal):
+        with pytest.raises(ValueError, match="`nominal` must be from 0 to 1"):
+            CoverageResult(np.arange(5), 4).coverage(nominal)
+
+
+def given(x=None, context=None, flow=None, key=None, **options):
+    x = jnp.zeros((3, 2)) if x is None else x
+    context = jnp.zeros((3, 2)) if context is None else context
+    key = jax.random.key(0) if key is None else key
+    return expected_coverage(key, posterior() if flow is None else flow, x, context, **options)
+
+
+MISUSE = {
+    "key": (lambda: given(key=0), ["`key`", "0"]),
+    "flow": (
+        lambda: given(flow=dist.Normal(0, 1)),
+        ["`flow`", "ConditionalFlow", "Normal"],
+    ),
+    "ints": (lambda: given(jnp.zeros((3, 2), int)), ["`x`", "int"]),
+    "int contexts": (lambda: given(context=jnp.zeros((3, 2), int)), ["`context`", "int"]),
+    "event": (lambda: given(jnp.zeros((3, 4))), ["`x`", "(2,)", "(3, 4)"]),
+    "no batch": (lambda: given(jnp.zeros(2)), ["`x`", "(n, *event_shape)", "(2,)"]),
+    "empty": (lambda: given(jnp.zeros((0, 2))), ["`x`", "(0, 2)"]),
+    "other contexts": (lambda: given(context=jnp.zeros((4, 2))), ["`context`", "(3, 2)", "(4, 2)"]),
+    "one context": (lambda: given(context=jnp.zeros(2)), ["`context`", "(3, 2)", "(2,)"]),
+    "nan": (lambda: given(jnp.zeros((3, 2)).at[1].set(jnp.nan)), ["`x`", "index 1"]),
+    "nan in context": (
+        lambda: given(context=jnp.full((3, 2), jnp.nan)),
+        ["`context`", "3 of 3"],
+    ),
+    "nan in density": (
+        lambda: given(
+            context=jnp.ones((3, 2)).at[2].set(-1.0),
+            flow=conditional(lambda context: jnp.log(jnp.concatenate([context, context], -1))),
+        ),
+        ["NaN", "1 of 3", "index 2"],
+    ),
+    "draws": (lambda: given(num_draws=0), ["`num_draws`", "0"]),
+    "batch size": (lambda: given(batch_size=2.5), ["`batch_size`", "2.5"]),
+}
+
+
+@pytest.mark.parametrize("case", sorted(MISUSE))
+def test_misuse_names_argument_given_and_expected(case):
+    call, words = MISUSE[case]
+    with pytest.raises((TypeError, ValueError, FloatingPointError)) as raised:
+        call()
+    for word in ["expected_coverage: ", *words]:
+        assert word in str(raised.value)
