@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.batch_util import promote_batch_shape
@@ -21,6 +22,7 @@ from flowdists.bijectors._events import sum_last
 from flowdists.bijectors._image import image, same, with_own_bounds
 from flowdists.bijectors.base import Array, Bijector, Shape, lift_constraint, real_constraint
 from flowdists.bijectors.conditioned import Conditioned
+from flowdists.bijectors.embedded import Embedded
 from flowdists.bijectors.foreign import as_bijector
 from flowdists.bijectors.support import guard, mask_density, replace_outside
 
@@ -307,10 +309,12 @@ class ConditionalFlow:
 
         Raises:
           TypeError: if the context is not floating point.
-          ValueError: if it has another shape, or is None, or a label is out of range. Under ``jit``
-            a label out of range makes densities and samples NaN.
+          ValueError: if it has another shape, or is None or NaN, or a label is out of range. Under
+            ``jit`` NaN and labels out of range make densities and samples NaN.
         """
         context = self.as_context("ConditionalFlow.condition", context)
+        if isinstance(self.bijector, Embedded):  # embeds here, once for all draws and densities
+            return Flow(self.base, self.bijector.condition(context))
         return Flow(self.base, Conditioned(self.bijector, context))
 
     def as_context(self, caller: str, value: Any) -> Array:
@@ -322,7 +326,10 @@ class ConditionalFlow:
         """
         if self.num_classes is not None and jnp.issubdtype(jnp.result_type(value), jnp.integer):
             return _one_hot(caller, jnp.asarray(value), self.num_classes)
-        return _check.context(caller, value, self.context_shape)
+        context = _check.context(caller, value, self.context_shape)
+        if not isinstance(context, jax.core.Tracer) and np.isnan(np.asarray(context)).any():
+            raise ValueError(f"{caller}: `context` must not be NaN, got NaN in it")
+        return context
 
     def data_init(self, x: Array, context: Array) -> ConditionalFlow:
         """Return the flow whose data-dependent layers are initialized from ``x``."""

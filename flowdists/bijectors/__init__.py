@@ -4,6 +4,7 @@ from flowdists._pytree import static
 from flowdists.bijectors.autoregressive import MaskedAutoregressive
 from flowdists.bijectors.base import Bijector
 from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.concatenated import Concatenated
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.context_elementwise import ContextElementwise
 from flowdists.bijectors.conv_coupling import ConvCoupling
@@ -15,6 +16,7 @@ from flowdists.bijectors.elementwise import (
     RationalQuadraticSpline,
     Reverse,
 )
+from flowdists.bijectors.embedded import Embedded
 from flowdists.bijectors.foreign import Foreign
 from flowdists.bijectors.image_prior import SplitPrior, TopPrior
 from flowdists.bijectors.inverse import Inverse
@@ -32,11 +34,13 @@ __all__ = [
     "AffineCoupling",
     "Bijector",
     "Chain",
+    "Concatenated",
     "Conditioned",
     "ContextElementwise",
     "ConvCoupling",
     "Coupling",
     "Elementwise",
+    "Embedded",
     "Foreign",
     "Householder",
     "Inverse",

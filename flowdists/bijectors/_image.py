@@ -14,6 +14,7 @@ from numpyro.distributions.transforms import ComposeTransform
 from flowdists.bijectors.base import Array, Bijector, lift_constraint, real_constraint
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.conditioned import Conditioned
+from flowdists.bijectors.embedded import Embedded
 from flowdists.bijectors.foreign import Foreign, as_bijector
 from flowdists.bijectors.inverse import Inverse
 from flowdists.bijectors.repeat import Repeat
@@ -113,6 +114,8 @@ def layers_of(bijector: Bijector) -> tuple[Bijector, ...]:
         layers = layers_of(bijector.bijector)
         return tuple(layer.inv for layer in reversed(layers)) if len(layers) > 1 else (bijector,)
     if isinstance(bijector, Conditioned):
+        if isinstance(bijector.bijector, Embedded):
+            return layers_of(bijector.bijector.condition(bijector.context))
         return tuple(
             layer if layer.context_shape is None else Conditioned(layer, bijector.context)
             for layer in layers_of(bijector.bijector)

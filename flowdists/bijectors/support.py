@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
 
 from flowdists.bijectors._image import bounds, foreign_in, layers_of, same
-from flowdists.bijectors.base import Array, Bijector, real_constraint
+from flowdists.bijectors.base import Array, Bijector, Shape, real_constraint
 from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.concatenated import Concatenated, Concatenation
 from flowdists.bijectors.foreign import Foreign
 from flowdists.bijectors.wrapper import Wrapper
 
@@ -43,6 +47,59 @@ def to_support(constraint: constraints.Constraint) -> Foreign:
     return Foreign(biject_to(jax.tree.map(_as_configuration, constraint)))
 
 
+def support_of(caller: str, support: Any, event_shape: Shape) -> Bijector:
+    """The bijector from unbounded space onto ``support``, for events of ``event_shape``.
+
+    Args:
+      caller: what to call the caller in an error message.
+      support: a NumPyro constraint; or, for vectors, a sequence with one for each element.
+      event_shape: shape of one event inside of the support.
+
+    Raises:
+      TypeError: if it is neither.
+      ValueError: if it does not fit the event.
+    """
+    if isinstance(support, Sequence) and not isinstance(support, str):
+        support = _each(caller, support, event_shape)
+    if not isinstance(support, constraints.Constraint):
+        raise TypeError(
+            f"{caller}: `support` must be a numpyro constraint, or a sequence of them, got "
+            f"{support!r}"
+        )
+    try:
+        layer = _onto(support)
+        fits = layer.forward_shape(layer.inverse_shape(event_shape)) == event_shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{caller}: `support` must be a constraint on events of shape {event_shape}, got "
+            f"{support}"
+        )
+    return layer
+
+
+def _each(caller: str, support: Sequence[Any], event_shape: Shape) -> Concatenation:
+    if len(event_shape) != 1 or len(support) != event_shape[0]:
+        raise ValueError(
+            f"{caller}: `support` as a sequence must have one constraint for each element of an "
+            f"event of shape {event_shape}, got {len(support)}"
+        )
+    if any(not isinstance(c, constraints.Constraint) or c.event_dim for c in support):
+        raise TypeError(
+            f"{caller}: `support` as a sequence must hold constraints on numbers, got {support}"
+        )
+    return Concatenation(support, [()] * len(support))
+
+
+def _onto(support: constraints.Constraint) -> Bijector:
+    if not isinstance(support, Concatenation):
+        return to_support(support)
+    parts = [to_support(part) for part in support.parts]
+    pairs = zip(parts, support.shapes, strict=True)
+    return Concatenated(parts, [part.inverse_shape(shape) for part, shape in pairs])
+
+
 def guard(bijector: Bijector) -> Bijector:
     """``bijector`` with an inverse that is finite beyond bounds, where its log-det is ``-inf``.
 
@@ -51,9 +108,8 @@ def guard(bijector: Bijector) -> Bijector:
     would turn that into a density of zero.
     """
     layers = layers_of(bijector)
-    if not any(map(_has_bounds, layers)):
-        return bijector
-    return Chain([_Guarded(layer) if _has_bounds(layer) else layer for layer in layers])
+    guarded = [_guarded(layer) for layer in layers]
+    return bijector if all(a is b for a, b in zip(layers, guarded, strict=True)) else Chain(guarded)
 
 
 def replace_outside(constraint: constraints.Constraint, value: Array, inside: Array) -> Array:
@@ -92,6 +148,14 @@ class _Guarded(Wrapper):
         inside = codomain(y) & jnp.isfinite(unbounded).all(_last(codomain.event_dim))
         x, log_det = self.bijector.inverse_and_log_det(replace_outside(codomain, y, inside))
         return x, mask_density(codomain, y, inside, log_det)
+
+
+def _guarded(layer: Bijector) -> Bijector:
+    if isinstance(layer, Concatenated):
+        parts = [guard(part) for part in layer.parts]
+        is_bounded = any(a is not b for a, b in zip(parts, layer.parts, strict=True))
+        return Concatenated(parts, layer.shapes) if is_bounded else layer
+    return _Guarded(layer) if _has_bounds(layer) else layer
 
 
 def _has_bounds(layer: Bijector) -> bool:

@@ -70,6 +70,7 @@ def Glow(
     num_classes: int | None = None,
     context_shape: Sequence[int] | None = None,
     base: Any = None,
+    embedding: Any = None,
     residual: bool = False,
     normalize: bool = False,
     activation: Activation = "relu",
@@ -102,6 +103,9 @@ def Glow(
       context_shape: shape of one context, for a conditional flow. Contexts enter all networks and
         priors, through weights that start at zero.
       base: a NumPyro distribution over ``H * W * C`` latents; standard normal unless given.
+      embedding: None; or any callable pytree that maps one context to a vector, trained with the
+        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
+        Equinox module. Contexts are standardized before it, from the first data.
       residual: whether the networks are residual.
       normalize: whether the networks normalize their hidden layers, as the paper's code does.
       activation: a function, or the name of one in :mod:`jax.nn`.

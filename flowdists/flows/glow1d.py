@@ -26,6 +26,9 @@ def Glow1D(
     num_layers: int = 8,
     hidden_sizes: Sequence[int] = (128, 128),
     base: Any = None,
+    embedding: Any = None,
+    conditional_base: bool = False,
+    support: Any = None,
     scale: str = "tanh",
     residual: bool = False,
     activation: Activation = "relu",
@@ -41,6 +44,13 @@ def Glow1D(
       num_layers: number of steps.
       hidden_sizes: widths of each network's hidden layers.
       base: a NumPyro distribution; standard normal unless given.
+      embedding: None; or any callable pytree that maps one context to a vector, trained with the
+        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
+        Equinox module. Contexts are standardized before it, from the first data.
+      conditional_base: whether the base gets a location and scale from a network of the context.
+      support: where the density is to live: a NumPyro constraint, such as ``prior.support``, or one
+        for each element of a vector. The last layer maps onto it; the shape of an event is that of
+        the constrained one.
       scale: how log-scales are bounded: "tanh", "sigmoid" (the paper's) or "exp".
       residual: whether the networks are residual, one block for each entry of ``hidden_sizes``.
       activation: a function, or the name of one in :mod:`jax.nn`.

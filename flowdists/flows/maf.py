@@ -24,6 +24,9 @@ def MAF(
     num_layers: int = 8,
     hidden_sizes: Sequence[int] = (128, 128),
     base: Any = None,
+    embedding: Any = None,
+    conditional_base: bool = False,
+    support: Any = None,
     order: str | Sequence[int] = "alternate",
     scale: str = "tanh",
     residual: bool = False,
@@ -42,6 +45,13 @@ def MAF(
       num_layers: number of autoregressive layers.
       hidden_sizes: widths of each network's hidden layers.
       base: a NumPyro distribution; standard normal unless given.
+      embedding: None; or any callable pytree that maps one context to a vector, trained with the
+        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
+        Equinox module. Contexts are standardized before it, from the first data.
+      conditional_base: whether the base gets a location and scale from a network of the context.
+      support: where the density is to live: a NumPyro constraint, such as ``prior.support``, or one
+        for each element of a vector. The last layer maps onto it; the shape of an event is that of
+        the constrained one.
       order: "alternate" (ascending, reversed from layer to layer), "ascending", "descending", or a
         permutation that all layers use.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
@@ -81,6 +91,9 @@ def IAF(
     num_layers: int = 4,
     hidden_sizes: Sequence[int] = (128, 128),
     base: Any = None,
+    embedding: Any = None,
+    conditional_base: bool = False,
+    support: Any = None,
     order: str | Sequence[int] = "alternate",
     scale: str = "tanh",
     residual: bool = False,
@@ -98,6 +111,13 @@ def IAF(
       num_layers: number of autoregressive layers.
       hidden_sizes: widths of each network's hidden layers.
       base: a NumPyro distribution; standard normal unless given.
+      embedding: None; or any callable pytree that maps one context to a vector, trained with the
+        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
+        Equinox module. Contexts are standardized before it, from the first data.
+      conditional_base: whether the base gets a location and scale from a network of the context.
+      support: where the density is to live: a NumPyro constraint, such as ``prior.support``, or one
+        for each element of a vector. The last layer maps onto it; the shape of an event is that of
+        the constrained one.
       order: as in :func:`~flowdists.MAF`.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
       residual: whether the networks are residual, one block for each entry of ``hidden_sizes``.

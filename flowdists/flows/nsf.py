@@ -30,6 +30,9 @@ def NSF(
     num_layers: int = 8,
     hidden_sizes: Sequence[int] = (128, 128),
     base: Any = None,
+    embedding: Any = None,
+    conditional_base: bool = False,
+    support: Any = None,
     autoregressive: bool = False,
     num_bins: int = 8,
     bound: float = 3.0,
@@ -50,6 +53,13 @@ def NSF(
       num_layers: number of spline layers.
       hidden_sizes: widths of each network's hidden layers.
       base: a NumPyro distribution; standard normal unless given.
+      embedding: None; or any callable pytree that maps one context to a vector, trained with the
+        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
+        Equinox module. Contexts are standardized before it, from the first data.
+      conditional_base: whether the base gets a location and scale from a network of the context.
+      support: where the density is to live: a NumPyro constraint, such as ``prior.support``, or one
+        for each element of a vector. The last layer maps onto it; the shape of an event is that of
+        the constrained one.
       autoregressive: whether layers are autoregressive. Then a sample costs the multiply-adds of
         one pass through the networks, in a loop over the dimensions.
       num_bins: bins of each spline, at least 2.

@@ -23,6 +23,9 @@ def RealNVP(
     num_layers: int = 8,
     hidden_sizes: Sequence[int] = (128, 128),
     base: Any = None,
+    embedding: Any = None,
+    conditional_base: bool = False,
+    support: Any = None,
     mask: Mask = "alternating",
     scale: str = "tanh",
     residual: bool = False,
@@ -41,6 +44,13 @@ def RealNVP(
       num_layers: number of coupling layers.
       hidden_sizes: widths of each network's hidden layers.
       base: a NumPyro distribution; standard normal unless given.
+      embedding: None; or any callable pytree that maps one context to a vector, trained with the
+        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
+        Equinox module. Contexts are standardized before it, from the first data.
+      conditional_base: whether the base gets a location and scale from a network of the context.
+      support: where the density is to live: a NumPyro constraint, such as ``prior.support``, or one
+        for each element of a vector. The last layer maps onto it; the shape of an event is that of
+        the constrained one.
       mask: "alternating" or "checkerboard", "half", "channel", or an array of 0 and 1 of the event
         shape, 1 for what the first layer keeps.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".

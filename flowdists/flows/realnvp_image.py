@@ -31,6 +31,7 @@ def RealNVPImage(
     scale: str = "tanh",
     context_shape: Sequence[int] | None = None,
     base: Any = None,
+    embedding: Any = None,
     residual: bool = True,
     activation: Activation = "relu",
     dtype: str | None = None,
@@ -52,6 +53,9 @@ def RealNVPImage(
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
       context_shape: shape of one context, for a conditional flow.
       base: a NumPyro distribution over ``H * W * C`` latents; standard normal unless given.
+      embedding: None; or any callable pytree that maps one context to a vector, trained with the
+        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
+        Equinox module. Contexts are standardized before it, from the first data.
       residual: whether the networks are residual, as the paper's, or Glow's.
       activation: a function, or the name of one in :mod:`jax.nn`.
       dtype: what the networks compute in, such as "bfloat16".

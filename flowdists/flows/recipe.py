@@ -15,8 +15,14 @@ from flowdists import _check
 from flowdists.bases import make_base
 from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.context_elementwise import ContextElementwise
+from flowdists.bijectors.embedded import Embedded
 from flowdists.bijectors.repeat import Memory, Repeat
+from flowdists.bijectors.support import support_of
 from flowdists.distribution import ConditionalFlow, Flow, Recipe
+from flowdists.flows._support_spec import build_support, describe_support
+from flowdists.networks.embedding import Embedding
+from flowdists.transformers import Affine
 
 RECIPES: dict[str, Callable[..., Flow | ConditionalFlow]] = {}
 """Recipes by name. :func:`~flowdists.load` builds a saved flow's structure by calling one."""
@@ -28,7 +34,9 @@ def recipe(build: Callable[Options, Bijector]) -> Callable[Options, Any]:
     """Make a recipe of ``build(key, event_shape, *, base, context_shape, ...) -> Bijector``.
 
     The recipe checks key and shapes, gives the bijector its base, and returns a Flow, or a
-    ConditionalFlow if there is a ``context_shape``. The flow remembers what it was built from.
+    ConditionalFlow if there is a ``context_shape``. The flow remembers what it was built from. What
+    can stand around any recipe's layers is done here, for those whose signatures have it:
+    ``embedding``, ``conditional_base`` and ``support``.
 
     Type checkers see ``Any`` returned: which of the two it is depends on an option.
     """
@@ -46,10 +54,9 @@ def recipe(build: Callable[Options, Bijector]) -> Callable[Options, Any]:
         default_shape = signature.parameters["event_shape"].default
         shape = _check.shape(name, "event_shape", options.pop("event_shape", default_shape))
         base = options.pop("base", None)
-        bijector = make(key, shape, **options)
+        made_from = Recipe(name, shape, _described(options))
+        bijector = _build(name, make, signature, key, shape, dict(options))
         base = make_base(name, base, bijector.event_shape)
-        described = tuple((k, _hashable(v)) for k, v in sorted(options.items()))
-        made_from = Recipe(name, shape, described)
         if bijector.context_shape is None:
             return Flow(base, bijector, recipe=made_from)
         num_classes = options.get("num_classes")
@@ -60,6 +67,59 @@ def recipe(build: Callable[Options, Bijector]) -> Callable[Options, Any]:
     wrapper.__signature__ = returned  # type: ignore[attr-defined]
     RECIPES[name] = wrapper
     return wrapper
+
+
+def _build(
+    caller: str,
+    make: Callable[..., Bijector],
+    signature: inspect.Signature,
+    key: Array,
+    event_shape: Shape,
+    options: dict[str, Any],
+) -> Bijector:
+    """The recipe's own layers, between what every recipe can have around them."""
+    embedding = options.pop("embedding", None)
+    support = build_support(options.pop("support", None))
+    conditional_base = options.pop("conditional_base", False)
+    layers: list[Bijector] = []
+    if support is not None:
+        layers.append(support_of(caller, support, event_shape))
+        event_shape = layers[0].inverse_shape(event_shape)
+    context_shape = _check.optional_shape(caller, "context_shape", options.get("context_shape"))
+    if context_shape is None:
+        for argument, given in (("embedding", embedding), ("conditional_base", conditional_base)):
+            if given is not None and given is not False:
+                raise ValueError(
+                    f"{caller}: `{argument}` is for conditional flows, and `context_shape` is None"
+                )
+        return _chained([make(key, event_shape, **options), *layers])
+    inner_shape = context_shape
+    if embedding is not None:
+        inner_shape = (Embedding(caller, embedding, context_shape).output_size(caller),)
+    if conditional_base:
+        key, base_key = jax.random.split(key)
+        sizes = options.get("hidden_sizes", signature.parameters["hidden_sizes"].default)
+        shift_and_scale = ContextElementwise(
+            base_key, Affine(scale="exp"), event_shape, inner_shape, hidden_sizes=sizes
+        )
+        layers.insert(0, shift_and_scale)
+    main = make(key, event_shape, **{**options, "context_shape": inner_shape})
+    layers.insert(1 if conditional_base else 0, main)
+    return Embedded(_chained(layers), context_shape, embedding=embedding)
+
+
+def _chained(layers: list[Bijector]) -> Bijector:
+    return layers[0] if len(layers) == 1 else Chain(layers)
+
+
+def _described(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Options as configuration; of those that cannot be, the type."""
+    described = dict(options)
+    if described.get("embedding") is not None:
+        described["embedding"] = type(described["embedding"])
+    if described.get("support") is not None:
+        described["support"] = describe_support(build_support(described["support"]))
+    return tuple((name, _hashable(value)) for name, value in sorted(described.items()))
 
 
 def alternate(

@@ -3,6 +3,7 @@
 from flowdists.networks.base import Linear, Network
 from flowdists.networks.conv_net import ConvNet, ResidualConvNet, ZeroConv
 from flowdists.networks.convolution import Conv
+from flowdists.networks.deep_sets import DeepSets
 from flowdists.networks.made import MADE
 from flowdists.networks.mlp import MLP, ResidualMLP
 
@@ -11,6 +12,7 @@ __all__ = [
     "MLP",
     "Conv",
     "ConvNet",
+    "DeepSets",
     "Linear",
     "Network",
     "ResidualConvNet",

@@ -1,0 +1,101 @@
+"""A conditional layer behind what its context goes through first."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from flowdists import _check
+from flowdists._pytree import static
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape
+from flowdists.bijectors.conditioned import Conditioned
+from flowdists.bijectors.wrapper import Wrapper
+from flowdists.networks.embedding import Embedding
+from flowdists.networks.normalization import ChannelNorm
+
+
+class Embedded(Wrapper):
+    """``bijector`` given what a normalization and a network make of the context.
+
+    Contexts are standardized per channel (the last axis) once :meth:`data_init` has seen some, so
+    that a flow takes them in the units they come in. ``ConditionalFlow.condition`` embeds each
+    context once, however many samples are scored or drawn given it.
+
+    Args:
+      bijector: a layer with a ``context_shape``: the embedding's output, or without an embedding
+        the ``context_shape`` given here.
+      context_shape: shape of one context.
+      embedding: None; or any callable pytree that maps one context of that shape to a vector, and
+        is trained with the layer: a network of ours with ``output_scale=1.0``,
+        :class:`~flowdists.DeepSets`, an Equinox module. It is called under :func:`jax.vmap`.
+
+    Raises:
+      TypeError: for an embedding that is not callable.
+      ValueError: for one that does not fit the context or the layer.
+
+    >>> network = DeepSets(jax.random.key(0), 2, 5)
+    >>> layer = AffineCoupling(jax.random.key(1), (3,), context_shape=(5,))
+    >>> layer = Embedded(layer, (10, 2), embedding=network)
+    >>> layer.forward_and_log_det(jnp.ones((7, 3)), jnp.ones((7, 10, 2)))[1].shape
+    (7,)
+    """
+
+    bijector: Bijector
+    normalization: ChannelNorm
+    embedding: Embedding | None
+    given_shape: Shape = static()
+
+    def __init__(
+        self, bijector: Bijector, context_shape: Sequence[int], *, embedding: Any = None
+    ) -> None:
+        self.given_shape = _check.shape("Embedded", "context_shape", context_shape)
+        self.bijector = bijector
+        self.normalization = ChannelNorm((self.context_shape or (1,))[-1])
+        self.embedding = None
+        embedded = self.context_shape
+        if embedding is not None:
+            self.embedding = Embedding("Embedded", embedding, self.context_shape)
+            embedded = (self.embedding.output_size("Embedded"),)
+        if bijector.context_shape != embedded:
+            raise ValueError(
+                f"Embedded: `bijector` must take contexts of shape {embedded}, got "
+                f"{bijector.name} with {bijector.context_shape}"
+            )
+
+    @property
+    def _inner(self) -> Bijector:
+        return self.bijector
+
+    @property
+    def context_shape(self) -> Shape:
+        return self.given_shape
+
+    def embed(self, context: Array) -> Array:
+        """The contexts as the inner layer takes them, ``(*batch, *inner_context_shape)``."""
+        context = self.normalization(self._with_channels(context)).reshape(context.shape)
+        return context if self.embedding is None else self.embedding(context)
+
+    def _with_channels(self, context: Array) -> Array:
+        return context if self.context_shape else context[..., None]
+
+    def condition(self, context: Array) -> Conditioned:
+        """The inner layer given ``context``, which is embedded here and now."""
+        context = _check.context("Embedded.condition", context, self.context_shape)
+        return Conditioned(self.bijector, self.embed(context))
+
+    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self.bijector.forward_and_log_det(x, self.embed(context))
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        return self.bijector.inverse_and_log_det(y, self.embed(context))
+
+    def data_init(
+        self, value: Array, context: Array | None = None, direction: Direction = "inverse"
+    ) -> tuple[Bijector, Array]:
+        """Return the layer that standardizes ``context``, its inner layer initialized too."""
+        context = _check.context("Embedded.data_init", context, self.context_shape)
+        layer = copy.copy(self)
+        layer.normalization = self.normalization.data_init(self._with_channels(context))
+        layer.bijector, value = self.bijector.data_init(value, layer.embed(context), direction)
+        return layer, value

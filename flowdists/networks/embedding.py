@@ -1,0 +1,77 @@
+"""What turns a context of any shape into a vector: any callable pytree will do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flowdists._pytree import Partitioned, is_float_array, static
+from flowdists.networks.base import Array, Network
+
+Shape = tuple[int, ...]
+
+
+class Embedding(Network):
+    """A network of one context, applied to each context of a batch.
+
+    Its float arrays are parameters; everything else in it is configuration.
+
+    Args:
+      caller: what to call the caller in an error message.
+      function: any callable pytree that maps an array of ``context_shape`` to a vector of floats.
+      context_shape: shape of one context.
+
+    Raises:
+      TypeError: if ``function`` is not callable.
+      ValueError: if it does not map a context to a vector.
+    """
+
+    network: Any
+    context_shape: Shape = static()
+
+    def __init__(self, caller: str, function: Any, context_shape: Shape) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"{caller}: `embedding` must be a callable pytree, got {type(function).__name__}"
+            )
+        is_ours = isinstance(function, Network)
+        self.network = function if is_ours else Partitioned(function, is_float_array)
+        self.context_shape = context_shape
+        self.output_size(caller)
+
+    def __call__(self, context: Array) -> Array:
+        network = self.network.merge() if isinstance(self.network, Partitioned) else self.network
+        batch = context.shape[: context.ndim - len(self.context_shape)]
+        flat = jax.vmap(network)(context.reshape(math.prod(batch), *self.context_shape))
+        return flat.reshape(*batch, *flat.shape[1:])
+
+    def output_size(self, caller: str) -> int:
+        """The length of the vector, found without computing anything."""
+        return vector_size(f"{caller}: `embedding`", self, self.context_shape)
+
+
+def vector_size(what: str, function: Any, shape: Shape) -> int:
+    """How long the vectors are that ``function`` makes of a batch of arrays of ``shape``.
+
+    Args:
+      what: what to call the function in an error message.
+      function: the function, of a batch ``(n, *shape)``.
+      shape: of what it takes.
+
+    Raises:
+      ValueError: if it fails, or makes anything else.
+    """
+    wanted = f"{what} must map an array of shape {shape} to a vector"
+    given = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
+    try:
+        output = jax.eval_shape(function, given)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{wanted} of floats; calling it failed") from error
+    is_array = isinstance(output, jax.ShapeDtypeStruct)
+    if not is_array or len(output.shape) != 2 or not jnp.issubdtype(output.dtype, jnp.floating):
+        got = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", output)
+        raise ValueError(f"{wanted} of floats, got {got}")
+    return int(output.shape[1])
