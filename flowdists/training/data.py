@@ -79,10 +79,35 @@ def split(
     transform: Transform | None = None,
 ) -> tuple[Data, Data | None]:
     """Resolve ``validation``: the rows to train on, shuffled, and those held out, if any."""
-    if validation is None:
-        return _normalized(data), None
-    if not isinstance(validation, tuple) and jnp.ndim(validation) == 0:
-        return _split_fraction(key, data, validation)
+    fraction = fraction_of(validation)
+    if fraction is not None:
+        return _split_fraction(key, data, fraction)
+    return normalized(data), held_out_rows(flow, validation, transform)
+
+
+def fraction_of(validation: Any) -> float | None:
+    """``validation`` if it is a fraction; None if it is rows, or nothing.
+
+    Raises:
+      ValueError: for a number that is not a fraction, or anything else that is not rows.
+    """
+    if validation is None or isinstance(validation, tuple) or np.ndim(validation) > 0:
+        return None
+    is_number = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
+    if not is_number or not 0 <= float(validation) < 1:
+        raise ValueError(
+            "fit: `validation` must be a fraction in [0, 1), an array, a tuple of arrays or None, "
+            f"got {validation!r}"
+        )
+    return float(validation)
+
+
+def held_out_rows(
+    flow: Flow | ConditionalFlow, validation: Any, transform: Transform | None = None
+) -> Data | None:
+    """The rows that ``validation`` is, checked; None if it is a fraction, or nothing."""
+    if validation is None or fraction_of(validation) is not None:
+        return None
     parts = validation if isinstance(validation, tuple) else (validation,)
     if not 1 <= len(parts) <= 3:
         raise ValueError(
@@ -90,19 +115,12 @@ def split(
             f"{len(parts)} entries"
         )
     x, context, weights = (*parts, None, None)[:3]
-    held_out = check_data(flow, x, context, weights, transform, prefix="validation ")
-    return _normalized(data), _normalized(held_out)
+    return normalized(check_data(flow, x, context, weights, transform, prefix="validation "))
 
 
-def _split_fraction(key: Array, data: Data, fraction: Any) -> tuple[Data, Data | None]:
-    is_number = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
-    if not is_number or not 0 <= float(fraction) < 1:
-        raise ValueError(
-            "fit: `validation` must be a fraction in [0, 1), an array, a tuple of arrays or None, "
-            f"got {fraction!r}"
-        )
+def _split_fraction(key: Array, data: Data, fraction: float) -> tuple[Data, Data | None]:
     if fraction == 0:
-        return _normalized(data), None
+        return normalized(data), None
     held_out = max(1, round(fraction * data.size))
     if held_out >= data.size:
         raise ValueError(
@@ -110,10 +128,10 @@ def _split_fraction(key: Array, data: Data, fraction: Any) -> tuple[Data, Data |
         )
     shuffled = jax.random.permutation(key, data.size)
     parts = data.take(shuffled[held_out:]), data.take(shuffled[:held_out])
-    return _normalized(parts[0]), _normalized(parts[1])
+    return normalized(parts[0]), normalized(parts[1])
 
 
-def _normalized(data: Data) -> Data:
+def normalized(data: Data) -> Data:
     """``data`` with weights of mean one."""
     if data.weights is None:
         return data

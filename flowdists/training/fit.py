@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import numbers
 import os
@@ -18,7 +19,7 @@ import optax
 from flowdists import _check
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.training.checkpoint import Checkpoint
-from flowdists.training.data import Data, Transform, check_data, split
+from flowdists.training.data import Data, Transform
 from flowdists.training.epoch import Report, Settings, initial_state, num_steps, run_epoch
 from flowdists.training.errors import NonFiniteLossError
 from flowdists.training.history import FitResult, History
@@ -26,6 +27,7 @@ from flowdists.training.losses import negative_log_likelihood
 from flowdists.training.optimizers import clipped, default_optimizer
 from flowdists.training.parameters import put_parameters, take_parameters
 from flowdists.training.progress import progress_bar, show
+from flowdists.training.source import open_source
 
 LEARNING_RATE = 2e-3
 DATA_INIT_ROWS = 4096
@@ -44,6 +46,7 @@ def fit(
     max_epochs: int = 100,
     patience: int | None = 10,
     validation: Any = 0.1,
+    batches_per_epoch: int = 64,
     loss: Callable[..., Any] | None = None,
     transform: Transform | None = None,
     clip_norm: float | None = 5.0,
@@ -69,7 +72,9 @@ def fit(
       flow: a :class:`~flowdists.Flow` without batch axes, or a
         :class:`~flowdists.ConditionalFlow`. It is not changed. Its bijector's leaves are trained.
       x: data, ``(n, *event_shape)``, floating point and finite. It is held on the device. With a
-        ``transform``, rows of any shape and dtype that it takes: uint8 images stay uint8.
+        ``transform``, rows of any shape and dtype that it takes: uint8 images stay uint8. Or a
+        stream: an iterator (a generator around a simulator, a data loader) of batches of ``x``,
+        ``(x, context)`` or ``(x, context, weights)``; each epoch then sees fresh rows.
       context: ``(n, *context_shape)``, for a conditional flow.
       weights: importance weights, ``(n,)``, not negative; only their ratios matter.
       optimizer: any optax optimizer. By default Adam, whose learning rate rises over the first 5 %
@@ -81,6 +86,9 @@ def fit(
       patience: epochs without improvement on the held-out rows before stopping; None for no end.
       validation: what to hold out: a fraction of the rows in [0, 1), chosen by ``key``; or an array
         of other rows; or a tuple ``(x, context)`` or ``(x, context, weights)``; or None.
+        Of a stream, a fraction is that of an epoch's batches, the first ones.
+      batches_per_epoch: how many batches of a stream make an epoch. They are held on the device
+        together, and divided anew into minibatches.
       loss: ``loss(flow, x, context, weights) -> scalar``, a mean over the rows of a minibatch;
         ``context`` is None for an unconditional flow, ``weights`` are None or scaled to mean one
         over all rows. By default ``flowdists.training.negative_log_likelihood``.
@@ -124,8 +132,10 @@ def fit(
         key, held_out_key, data_init_key = jax.random.split(key, 3)
     split_key, shuffle_key = jax.random.split(key)
     _check_numbers(batch_size, max_epochs, patience, ema, clip_norm)
-    data = check_data(flow, x, context, weights, transform)
-    data, held_out = split(split_key, flow, data, validation, transform)
+    epochs, held_out = open_source(
+        split_key, flow, x, context, weights, validation, transform, batches_per_epoch
+    )
+    data = next(epochs)
     total_steps = max_epochs * num_steps(data.size, batch_size)
     chosen = _choose_optimizer(optimizer, learning_rate, total_steps)
     loss = _check_loss(loss)
@@ -142,7 +152,8 @@ def fit(
     log = _Log()
     with progress_bar(max_epochs, progress) as bar:
         try:
-            for epoch in range(max_epochs):
+            rows = itertools.islice(itertools.chain([data], epochs), max_epochs)
+            for epoch, data in enumerate(rows):
                 epoch_key = jax.random.fold_in(shuffle_key, epoch)
                 state, candidate, report = run_epoch(
                     state, best, epoch_key, flow, data, held_out, settings, held_out_key
@@ -159,6 +170,8 @@ def fit(
                 if patience is not None and epoch - log.best_epoch >= patience:
                     log.stopped = "patience"
                     break
+            else:
+                log.stopped = "max_epochs" if len(log.train) == max_epochs else "end of stream"
         except KeyboardInterrupt:
             log.stopped = "interrupted"
         finally:
@@ -185,7 +198,7 @@ class _Log:
         self.seconds: list[float] = []
         self.best = math.inf
         self.best_epoch = -1
-        self.stopped = "max_epochs"
+        self.stopped = ""
         self._last = time.perf_counter()
 
     def add(self, report: Report) -> None:

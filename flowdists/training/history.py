@@ -19,7 +19,8 @@ class History(NamedTuple):
       seconds: wall-clock time of the epoch; the first one includes the compilation.
       best_epoch: index of the epoch whose parameters were kept, from 0; None if they are those
         from before the first epoch.
-      stopped: why the fit ended: "max_epochs", "patience", "interrupted" or "non-finite loss".
+      stopped: why the fit ended: "max_epochs", "patience", "end of stream", "interrupted" or
+        "non-finite loss".
     """
 
     train: np.ndarray
