@@ -11,6 +11,7 @@ import numpy as np
 from numpyro import handlers
 
 from flowdists import _check
+from flowdists.infer._joint import split_trace, values_of
 
 Array = jax.Array
 Values = dict[str, Array]
@@ -98,7 +99,8 @@ def calibration_ranks(
     @jax.jit
     def simulate(key: Array) -> tuple[Values, Values]:
         trace = handlers.trace(handlers.seed(model, key)).get_trace(*args, **kwargs)
-        return _split(trace, names)
+        latents, data = split_trace(caller, trace, names)
+        return values_of(latents), values_of(data)
 
     def infer(key: Array, latents: Values, data: Values) -> Values:
         return _check_draws(posterior(key, dict(data)), latents, num_draws)
@@ -190,29 +192,6 @@ def uniformity_pvalues(ranks: Mapping[str, Any], num_draws: int) -> dict[str, np
         columns = values.reshape(len(values), -1)
         p_values[name] = _pvalues(columns, num_draws).reshape(values.shape[1:])
     return p_values
-
-
-def _split(trace: dict[str, Any], observed: tuple[str, ...]) -> tuple[Values, Values]:
-    """The latent and the observed values of a model that was run without data."""
-    sites = {name: site for name, site in trace.items() if site["type"] == "sample"}
-    unknown = [name for name in observed if name not in sites]
-    if unknown or not observed:
-        raise ValueError(
-            f"calibration_ranks: `observed` must name sample sites of the model, got {observed}; "
-            f"there are {tuple(sites)}"
-        )
-    fixed = [name for name, site in sites.items() if site["is_observed"]]
-    if fixed:
-        raise ValueError(
-            f"calibration_ranks: the model must draw all its sites, got data for {fixed}; call it "
-            "without, as in `data=None`, and leave out factors"
-        )
-    latents = {name: site["value"] for name, site in sites.items() if name not in observed}
-    if not latents:
-        raise ValueError(
-            f"calibration_ranks: the model must have latent sites besides `observed`={observed}"
-        )
-    return latents, {name: sites[name]["value"] for name in observed}
 
 
 def _check_draws(draws: Any, latents: Values, num_draws: int) -> Values:

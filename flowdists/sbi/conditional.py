@@ -1,0 +1,91 @@
+"""A conditional flow between the sites of a model: a posterior, or a likelihood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from flowdists._pytree import make_pytree_class, static
+from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.sbi.sites import Sites, Values
+
+Array = jax.Array
+
+
+class SiteFlow:
+    """A conditional flow whose events are the values of some sites, given those of others.
+
+    A pytree whose leaves are the flow's. To keep it, :func:`~flowdists.save` the ``flow``, and put
+    the loaded one back by :meth:`replace`.
+
+    Args:
+      flow: a flow of the vector of ``events``, whose contexts are those of ``contexts``.
+      events: the sites whose density this is.
+      contexts: the sites that it is given.
+
+    Raises:
+      ValueError: if the flow does not have their shapes.
+    """
+
+    flow: ConditionalFlow
+    events: Sites = static()
+    contexts: Sites = static()
+
+    def __init__(self, flow: ConditionalFlow, events: Sites, contexts: Sites) -> None:
+        self.flow = flow
+        self.events = events
+        self.contexts = contexts
+        if flow.event_shape != (events.size,):
+            raise ValueError(
+                f"SiteFlow: `flow` must have events of shape ({events.size},), got "
+                f"{flow.event_shape}"
+            )
+        if flow.context_shape not in (contexts.shape, (contexts.size,)):
+            raise ValueError(
+                f"SiteFlow: `flow` must take contexts of shape {contexts.shape}, got "
+                f"{flow.context_shape}"
+            )
+
+    def condition(self, given: Any) -> Flow:
+        """The flow of the vector of events, an ordinary NumPyro distribution.
+
+        Args:
+          given: values ``(*batch, *site_shape)`` by site; of an only site, the value itself.
+
+        Returns:
+          A :class:`~flowdists.Flow` with batch shape ``batch``.
+
+        Raises:
+          ValueError: if a site is missing, has another shape, or is NaN.
+        """
+        return self.flow.condition(self.context("SiteFlow.condition", given))
+
+    def sample(self, key: Array, given: Any, sample_shape: tuple[int, ...] = ()) -> Values:
+        """Draw values by site, each ``(*sample_shape, *batch, *site_shape)``.
+
+        Args:
+          key: PRNG key.
+          given: as in :meth:`condition`.
+          sample_shape: shape of independent draws.
+        """
+        return self.events.unpack(self.condition(given).sample(key, sample_shape))
+
+    def log_prob(self, values: Any, given: Any) -> Array:
+        """Log-density in nats of values by site, ``(*sample_shape, *batch)``."""
+        return self.condition(given).log_prob(self.events.pack("SiteFlow.log_prob", values))
+
+    def context(self, caller: str, given: Any) -> Array:
+        """Values by site as contexts of the flow."""
+        vector = self.contexts.pack(caller, given)
+        return vector.reshape(*vector.shape[:-1], *self.flow.context_shape)
+
+    def replace(self, *, flow: ConditionalFlow) -> SiteFlow:
+        """The same with another flow of these shapes."""
+        return SiteFlow(flow, self.events, self.contexts)
+
+    def __repr__(self) -> str:
+        return f"SiteFlow({', '.join(self.events.names)} | {', '.join(self.contexts.names)})"
+
+
+make_pytree_class(SiteFlow)
