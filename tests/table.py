@@ -167,6 +167,14 @@ LAYERS: dict[str, Make] = {
     "support_interval": lambda key: fd.to_support(constraints.interval(-1.0, 3.0)),
     "support_positive": lambda key: fd.to_support(constraints.positive),
     "support_simplex": lambda key: fd.to_support(constraints.simplex),
+    "concatenated": lambda key: fd.Concatenated(
+        [
+            fd.AffineCoupling(key, (2,), **SMALL),
+            fd.to_support(constraints.simplex),
+            ExpTransform(),
+        ],
+        [(2,), (2,), ()],
+    ),
     # Scaled down: at logits beyond 15, pixels have lost the digits asked for.
     "pixel_logit": lambda key: fd.Chain(
         [fd.Affine(jnp.zeros((2, 3)), jnp.array(0.2)), fd.PixelLogit((2, 3))]
@@ -210,6 +218,12 @@ CONDITIONAL_LAYERS: dict[str, Make] = {
         _autoregressive, context_shape=(2,), residual=True, transformer=SPLINE
     ),
     "inverse": lambda key: fd.Inverse(_autoregressive(key, context_shape=(2,))),
+    "embedded": lambda key: fd.Embedded(
+        fd.AffineCoupling(key, (3,), context_shape=(4,), **SMALL),
+        (3, 2),
+        embedding=fd.DeepSets(key, 2, 4, hidden_sizes=(8,), activation="tanh"),
+    ),
+    "embedded_normalization": lambda key: fd.Embedded(_autoregressive(key, context_shape=()), ()),
     "chain": lambda key: fd.Chain(
         [
             fd.LULinear(key, (4,)),

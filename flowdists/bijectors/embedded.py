@@ -71,8 +71,9 @@ class Embedded(Wrapper):
     def context_shape(self) -> Shape:
         return self.given_shape
 
-    def embed(self, context: Array) -> Array:
+    def embed(self, context: Array | None) -> Array:
         """The contexts as the inner layer takes them, ``(*batch, *inner_context_shape)``."""
+        context = _check.context("Embedded.embed", context, self.context_shape)
         context = self.normalization(self._with_channels(context)).reshape(context.shape)
         return context if self.embedding is None else self.embedding(context)
 
@@ -81,7 +82,6 @@ class Embedded(Wrapper):
 
     def condition(self, context: Array) -> Conditioned:
         """The inner layer given ``context``, which is embedded here and now."""
-        context = _check.context("Embedded.condition", context, self.context_shape)
         return Conditioned(self.bijector, self.embed(context))
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,17 @@ from flowdists.bijectors.concatenated import Concatenation
 Spec = tuple[Any, ...]
 
 
+def canonical_support(support: Any) -> Any:
+    """``support``, or its specification, as it comes back from a file.
+
+    What cannot be written is returned as it is.
+    """
+    try:
+        return _build(_describe(support))
+    except TypeError:
+        return _build(support) if _is_spec(support) else support
+
+
 def describe_support(support: Any) -> Any:
     """``support`` as nested tuples, or its type if there is no way to write it so."""
     try:
@@ -20,19 +32,18 @@ def describe_support(support: Any) -> Any:
         return type(support)
 
 
-def build_support(spec: Any) -> Any:
-    """What :func:`describe_support` was given; anything that is not its result is returned as is.
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], str)
 
-    Raises:
-      ValueError: if NumPyro has no constraint of that name.
-    """
-    if not isinstance(spec, tuple) or not spec or not isinstance(spec[0], str):
-        return spec
+
+def _build(spec: Spec) -> Any:
     kind, *arguments = spec
+    if kind == "each":
+        return tuple(map(_build, arguments))
     if kind == "concatenation":
-        return Concatenation([build_support(part) for part in arguments[0]], arguments[1])
+        return Concatenation([_build(part) for part in arguments[0]], arguments[1])
     if kind == "independent":
-        return constraints.independent(build_support(arguments[0]), arguments[1])
+        return constraints.independent(_build(arguments[0]), arguments[1])
     if kind not in _names():
         raise ValueError(f"`support` must be a constraint of numpyro, got {kind!r}")
     found = getattr(constraints, kind)
@@ -42,6 +53,8 @@ def build_support(spec: Any) -> Any:
 
 
 def _describe(support: Any) -> Spec:
+    if isinstance(support, Sequence) and not isinstance(support, str):
+        return ("each", *map(_describe, support))
     if isinstance(support, Concatenation):
         return ("concatenation", tuple(map(_describe, support.parts)), support.shapes)
     if isinstance(support, constraints.independent):

@@ -135,13 +135,6 @@ def Glow(
         "additive": Additive(),
         "spline": RationalQuadratic(num_bins=num_bins, bound=bound),
     }
-    if num_classes is not None:
-        if context_shape is not None:
-            raise ValueError(
-                f"Glow: `num_classes` ({num_classes}) and `context_shape` ({context_shape}) were "
-                "both given, expected one of them"
-            )
-        context_shape = (_check.positive_int("Glow", "num_classes", num_classes),)
     scales: list[Bijector] = []
     for i, scale_key in enumerate(jax.random.split(key, num_scales)):
         squeeze = Squeeze(shape)

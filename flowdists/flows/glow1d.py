@@ -23,6 +23,7 @@ def Glow1D(
     event_shape: Shape,
     *,
     context_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
     num_layers: int = 8,
     hidden_sizes: Sequence[int] = (128, 128),
     base: Any = None,
@@ -41,6 +42,8 @@ def Glow1D(
       key: PRNG key for the networks.
       event_shape: shape of one event, at least 2 elements.
       context_shape: shape of one context, for a conditional flow.
+      num_classes: for labels as context, in place of ``context_shape``: then
+        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
       num_layers: number of steps.
       hidden_sizes: widths of each network's hidden layers.
       base: a NumPyro distribution; standard normal unless given.

@@ -21,6 +21,7 @@ def MAF(
     event_shape: Shape,
     *,
     context_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
     num_layers: int = 8,
     hidden_sizes: Sequence[int] = (128, 128),
     base: Any = None,
@@ -42,6 +43,8 @@ def MAF(
       key: PRNG key for the networks.
       event_shape: shape of one event; 1 element is allowed.
       context_shape: shape of one context, for a conditional flow.
+      num_classes: for labels as context, in place of ``context_shape``: then
+        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
       num_layers: number of autoregressive layers.
       hidden_sizes: widths of each network's hidden layers.
       base: a NumPyro distribution; standard normal unless given.
@@ -88,6 +91,7 @@ def IAF(
     event_shape: Shape,
     *,
     context_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
     num_layers: int = 4,
     hidden_sizes: Sequence[int] = (128, 128),
     base: Any = None,
@@ -108,6 +112,8 @@ def IAF(
       key: PRNG key for the networks.
       event_shape: shape of one event; 1 element is allowed.
       context_shape: shape of one context, for a conditional flow.
+      num_classes: for labels as context, in place of ``context_shape``: then
+        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
       num_layers: number of autoregressive layers.
       hidden_sizes: widths of each network's hidden layers.
       base: a NumPyro distribution; standard normal unless given.

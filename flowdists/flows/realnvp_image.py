@@ -30,6 +30,7 @@ def RealNVPImage(
     hidden_channels: int = 64,
     scale: str = "tanh",
     context_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
     base: Any = None,
     embedding: Any = None,
     residual: bool = True,
@@ -52,6 +53,8 @@ def RealNVPImage(
       hidden_channels: width of the networks.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
       context_shape: shape of one context, for a conditional flow.
+      num_classes: for labels as context, in place of ``context_shape``: then
+        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
       base: a NumPyro distribution over ``H * W * C`` latents; standard normal unless given.
       embedding: None; or any callable pytree that maps one context to a vector, trained with the
         flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an

@@ -20,7 +20,7 @@ from flowdists.bijectors.embedded import Embedded
 from flowdists.bijectors.repeat import Memory, Repeat
 from flowdists.bijectors.support import support_of
 from flowdists.distribution import ConditionalFlow, Flow, Recipe
-from flowdists.flows._support_spec import build_support, describe_support
+from flowdists.flows._support_spec import canonical_support, describe_support
 from flowdists.networks.embedding import Embedding
 from flowdists.transformers import Affine
 
@@ -36,7 +36,7 @@ def recipe(build: Callable[Options, Bijector]) -> Callable[Options, Any]:
     The recipe checks key and shapes, gives the bijector its base, and returns a Flow, or a
     ConditionalFlow if there is a ``context_shape``. The flow remembers what it was built from. What
     can stand around any recipe's layers is done here, for those whose signatures have it:
-    ``embedding``, ``conditional_base`` and ``support``.
+    ``num_classes``, ``embedding``, ``conditional_base`` and ``support``.
 
     Type checkers see ``Any`` returned: which of the two it is depends on an option.
     """
@@ -54,6 +54,8 @@ def recipe(build: Callable[Options, Bijector]) -> Callable[Options, Any]:
         default_shape = signature.parameters["event_shape"].default
         shape = _check.shape(name, "event_shape", options.pop("event_shape", default_shape))
         base = options.pop("base", None)
+        if "support" in options:  # once written and read, so that a loaded flow has the same
+            options["support"] = canonical_support(options["support"])
         made_from = Recipe(name, shape, _described(options))
         bijector = _build(name, make, signature, key, shape, dict(options))
         base = make_base(name, base, bijector.event_shape)
@@ -79,18 +81,20 @@ def _build(
 ) -> Bijector:
     """The recipe's own layers, between what every recipe can have around them."""
     embedding = options.pop("embedding", None)
-    support = build_support(options.pop("support", None))
+    support = options.pop("support", None)
     conditional_base = options.pop("conditional_base", False)
     layers: list[Bijector] = []
     if support is not None:
         layers.append(support_of(caller, support, event_shape))
         event_shape = layers[0].inverse_shape(event_shape)
-    context_shape = _check.optional_shape(caller, "context_shape", options.get("context_shape"))
+    num_classes = options.pop("num_classes", None)
+    context_shape = _context_shape(caller, options.get("context_shape"), num_classes)
     if context_shape is None:
         for argument, given in (("embedding", embedding), ("conditional_base", conditional_base)):
             if given is not None and given is not False:
                 raise ValueError(
-                    f"{caller}: `{argument}` is for conditional flows, and `context_shape` is None"
+                    f"{caller}: `{argument}` is for conditional flows, and there is no context: "
+                    "give `context_shape` or `num_classes`"
                 )
         return _chained([make(key, event_shape, **options), *layers])
     inner_shape = context_shape
@@ -105,7 +109,20 @@ def _build(
         layers.insert(0, shift_and_scale)
     main = make(key, event_shape, **{**options, "context_shape": inner_shape})
     layers.insert(1 if conditional_base else 0, main)
+    if num_classes is not None and embedding is None:
+        return _chained(layers)  # there is nothing to standardize
     return Embedded(_chained(layers), context_shape, embedding=embedding)
+
+
+def _context_shape(caller: str, context_shape: Any, num_classes: Any) -> Shape | None:
+    if num_classes is None:
+        return _check.optional_shape(caller, "context_shape", context_shape)
+    if context_shape is not None:
+        raise ValueError(
+            f"{caller}: `num_classes` ({num_classes}) and `context_shape` ({context_shape}) were "
+            "both given, expected one of them"
+        )
+    return (_check.positive_int(caller, "num_classes", num_classes),)
 
 
 def _chained(layers: list[Bijector]) -> Bijector:
@@ -118,7 +135,7 @@ def _described(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     if described.get("embedding") is not None:
         described["embedding"] = type(described["embedding"])
     if described.get("support") is not None:
-        described["support"] = describe_support(build_support(described["support"]))
+        described["support"] = describe_support(described["support"])
     return tuple((name, _hashable(value)) for name, value in sorted(described.items()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,11 @@ class DeepSets(Network):
         self.pooling = _check.one_of("DeepSets", "pooling", pooling, POOLING)
         self.masked = bool(masked)
         element_key, output_key = jax.random.split(_check.key("DeepSets", key))
-        options = {"hidden_sizes": sizes, "activation": activation, "output_scale": 1.0}
+        options: dict[str, Any] = {
+            "hidden_sizes": sizes,
+            "activation": activation,
+            "output_scale": 1.0,
+        }
         self.element = MLP(element_key, in_size, sizes[-1], **options)
         self.output = MLP(output_key, sizes[-1] + 1, out_size, **options)
 

@@ -18,6 +18,8 @@ Array = jax.Array
 Options = Mapping[str, Any]
 
 FIT_OPTIONS: Options = {"patience": 20}
+# Of the settings tried, those with the best held-out densities on two moons and SLCP.
+NSF_OPTIONS: Options = {"autoregressive": True, "residual": True}
 
 
 class Amortized(NamedTuple):
@@ -62,7 +64,8 @@ def amortize(
       num_simulations: how many draws of parameters and data to learn from.
       flow: a recipe, or a function with its arguments ``(key, event_shape, *, context_shape,
         support)`` that returns a :class:`~flowdists.ConditionalFlow`.
-      flow_options: passed to ``flow``; for NSF, ``autoregressive=True`` unless given.
+      flow_options: passed to ``flow``; for NSF ``autoregressive=True`` and ``residual=True``
+        unless given.
       embedding: None, for the data as one vector; or a network that is trained with the flow and
         makes a vector of the data, in the shape of the observed site (of several, of their vector):
         :class:`~flowdists.DeepSets` for sets, an encoder for images or time series.
@@ -134,7 +137,8 @@ def amortize_likelihood(
       latents: the latent sites that the likelihood is given, all of them unless given.
       num_simulations: how many draws of parameters and data to learn from.
       flow: a recipe, or a function with its arguments ``(key, event_shape, *, context_shape)``.
-      flow_options: passed to ``flow``; for NSF, ``autoregressive=True`` unless given.
+      flow_options: passed to ``flow``; for NSF ``autoregressive=True`` and ``residual=True``
+        unless given.
       fit_options: passed to :func:`~flowdists.fit`; ``patience=20`` unless given.
       **kwargs: keyword arguments of the model.
 
@@ -209,7 +213,7 @@ def make_flow(
         )
     options = dict(flow_options or {})
     if flow is NSF:
-        options = {"autoregressive": True, **options}
+        options = {**NSF_OPTIONS, **options}
     made = flow(key, event_shape, **shapes, **options)
     if not isinstance(made, ConditionalFlow):
         raise TypeError(f"{caller}: `flow` must make a ConditionalFlow, got {type(made).__name__}")

@@ -1,0 +1,118 @@
+"""NumPyro models as simulators."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+from flowdists import Simulator, fit
+from flowdists.flows import MAF
+from tests.tolerances import P_VALUE
+
+
+def model(size=3):
+    loc = numpyro.sample("loc", dist.Uniform(jnp.array([0.0, -1.0]), jnp.array([1.0, 5.0])))
+    scale = numpyro.sample("scale", dist.HalfNormal(2.0))
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+    kind = numpyro.sample("kind", dist.Categorical(weights))
+    with numpyro.plate("rows", size):
+        numpyro.sample("x", dist.Normal(loc[0] + kind, scale))
+    numpyro.sample("count", dist.Poisson(3.0))
+
+
+CONTINUOUS = ("loc", "scale", "weights")
+
+
+def simulator(**options):
+    return Simulator(model, observed=("x", "count"), latents=CONTINUOUS, **options)
+
+
+def test_vectors_hold_the_sites(key):
+    made = simulator(size=4)
+    theta, x = made.draw(key, 50)
+    assert (theta.shape, x.shape) == ((50, 6), (50, 5))
+    values = made.latents.unpack(theta)
+    assert {name: value.shape for name, value in values.items()} == {
+        "loc": (50, 2),
+        "scale": (50,),
+        "weights": (50, 3),
+    }
+    np.testing.assert_allclose(values["weights"].sum(-1), 1.0, rtol=1e-5)
+    assert made.support(theta).all() and not made.support(theta.at[:, 2].multiply(-1.0)).any()
+    np.testing.assert_array_equal(made.latents.pack("", values), theta)
+    assert (x[:, -1] == jnp.round(x[:, -1])).all()
+
+
+def test_draws_are_those_of_the_model(key):
+    theta, x = simulator().draw(key, 5000)
+    assert stats.kstest(theta[:, 1], stats.uniform(-1, 6).cdf).pvalue > P_VALUE
+    assert stats.kstest(theta[:, 2], stats.halfnorm(scale=2.0).cdf).pvalue > P_VALUE
+    # Which of three kinds it is depends on the weights: on average, one is added.
+    residual = (x[:, 0] - theta[:, 0] - theta[:, 4] - 2 * theta[:, 5]) / jnp.sqrt(
+        theta[:, 2] ** 2 + theta[:, 4] + 4 * theta[:, 5] - (theta[:, 4] + 2 * theta[:, 5]) ** 2
+    )
+    assert abs(residual.mean()) < 5 / np.sqrt(5000)
+
+
+def test_data_given_parameters(key):
+    made = simulator()
+    theta = jnp.tile(jnp.array([0.5, 0.0, 1e-3, 1.0, 0.0, 0.0]), (200, 1))
+    x = made.draw_data(key, theta)
+    np.testing.assert_allclose(x[:, :3], 0.5, atol=0.01)
+    assert len(np.unique(np.asarray(x[:, 0]))) > 190
+
+
+def test_a_stream_to_fit(key):
+    made = simulator()
+    first, second = itertools.islice(made.stream(key, 8), 2)
+    assert first[0].shape == (8, 6) and not np.allclose(first[0], second[0])
+    flow = MAF(key, (6,), context_shape=(4,), num_layers=1, hidden_sizes=(8,))
+    result, history = fit(
+        key, flow, made.stream(key, 32), batches_per_epoch=2, max_epochs=2, progress=False
+    )
+    assert history.train.shape == (2,) and result.event_shape == (6,)
+
+
+def dependent():
+    top = numpyro.sample("top", dist.Uniform(1.0, 2.0))
+    numpyro.sample("z", dist.Uniform(0.0, top))
+    numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+
+def with_data():
+    numpyro.sample("z", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(0.0, 1.0), obs=0.5)
+    numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+
+MISUSE = {
+    "no function": (lambda: Simulator(3, observed="x"), TypeError, "model"),
+    "unknown data": (lambda: Simulator(model, observed="nope"), ValueError, "observed"),
+    "no data": (lambda: Simulator(model, observed=()), ValueError, "observed"),
+    "unknown latent": (
+        lambda: Simulator(model, observed="x", latents="nope"),
+        ValueError,
+        "latents",
+    ),
+    "discrete latent": (lambda: Simulator(model, observed="x"), ValueError, "kind.*discrete"),
+    "moving support": (lambda: Simulator(dependent, observed="x"), ValueError, "support of 'z'"),
+    "a site with data": (lambda: Simulator(with_data, observed="x"), ValueError, "'y'"),
+    "nothing latent": (
+        lambda: Simulator(dependent, observed=("x", "z", "top")),
+        ValueError,
+        "latent sites besides",
+    ),
+    "draws": (lambda: simulator().draw(jax.random.key(0), 0), ValueError, "num_draws"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(MISUSE))
+def test_misuse(case):
+    run, kind, message = MISUSE[case]
+    with pytest.raises(kind, match=message):
+        run()
