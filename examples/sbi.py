@@ -63,9 +63,9 @@ def plot_calibration(levels: dict[str, np.ndarray], path: Path) -> None:
             axis.set(title=name)
     else:
         data = az.from_dict({"prior_sbc": {name: v[None] for name, v in levels.items()}})
-        az.plot_ecdf_pit(data, method="envelope", figure_kwargs={"figsize": (14, 3)})
+        az.plot_ecdf_pit(data, figure_kwargs={"figsize": (14, 3)})
         figure = plt.gcf()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def plot_posterior(draws, data, replicated, path: Path) -> None:

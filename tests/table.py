@@ -170,10 +170,10 @@ LAYERS: dict[str, Make] = {
     "concatenated": lambda key: fd.Concatenated(
         [
             fd.AffineCoupling(key, (2,), **SMALL),
-            fd.to_support(constraints.simplex),
+            fd.Elementwise(SPLINE, (1, 2)),
             ExpTransform(),
         ],
-        [(2,), (2,), ()],
+        [(2,), (1, 2), ()],
     ),
     # Scaled down: at logits beyond 15, pixels have lost the digits asked for.
     "pixel_logit": lambda key: fd.Chain(

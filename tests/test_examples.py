@@ -138,3 +138,12 @@ def test_glow_images_runs_and_resumes(tmp_path):
     assert f"resumed at step {steps}" in second
     assert int(re.search(r"trained for (\d+) steps", second)[1]) > steps
     assert fd.load(output / "glow.safetensors").num_classes == 2
+
+
+@pytest.mark.slow
+def test_sbi_is_calibrated(tmp_path):
+    output = run("sbi.py", "--simulations", 5000, "--epochs", 20, "--output", tmp_path)
+    covered = [numbers(line)[0] for line in output.splitlines() if "cover" in line]
+    assert abs(covered[0] - 50) < 15 and abs(covered[1] - 90) < 10
+    for name in ("sbi_calibration.png", "sbi_posterior.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
