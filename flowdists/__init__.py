@@ -39,6 +39,7 @@ from flowdists.bijectors import (
     static,
     to_support,
 )
+from flowdists.conditioning import given
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import (
     IAF,
@@ -160,6 +161,7 @@ __all__ = [
     "fit",
     "fit_guide",
     "flow_module",
+    "given",
     "glow_step",
     "image_log_prob",
     "importance",

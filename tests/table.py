@@ -175,6 +175,13 @@ LAYERS: dict[str, Make] = {
         ],
         [(2,), (1, 2), ()],
     ),
+    "remainder": lambda key: (
+        fd.given(
+            fd.MAF(key, (4,), order=(2, 0, 3, 1), num_layers=2, **SMALL),
+            (0, 2),
+            jnp.array([0.5, -1.0]),
+        ).bijector
+    ),
     # Scaled down: at logits beyond 15, pixels have lost the digits asked for.
     "pixel_logit": lambda key: fd.Chain(
         [fd.Affine(jnp.zeros((2, 3)), jnp.array(0.2)), fd.PixelLogit((2, 3))]
