@@ -34,7 +34,8 @@ def test_heavy_packages_are_not_imported():
 
 
 def test_every_public_name_is_documented_with_an_example():
-    plain = {"FitResult", "GuideFit", "History", "NonFiniteLossError", "static"}  # nothing to call
+    results = {"Amortized", "FitResult", "GuideFit", "History", "NonFiniteLossError", "Truncated"}
+    plain = {*results, "static"}  # nothing to call
     for name in fd.__all__:
         text = getattr(fd, name).__doc__
         assert text, name

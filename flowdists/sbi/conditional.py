@@ -26,6 +26,16 @@ class SiteFlow:
 
     Raises:
       ValueError: if the flow does not have their shapes.
+
+    >>> import numpyro, numpyro.distributions as dist
+    >>> def model():
+    ...     loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
+    ...     numpyro.sample("x", dist.Normal(loc, 1.0).expand([2]).to_event(1))
+    >>> simulator = Simulator(model, observed="x")
+    >>> flow = MAF(jax.random.key(0), (1,), context_shape=(2,), num_layers=1, hidden_sizes=(8,))
+    >>> posterior = SiteFlow(flow, simulator.latents, simulator.data)
+    >>> posterior.log_prob({"loc": 0.5}, {"x": jnp.zeros((7, 2))}).shape
+    (7,)
     """
 
     flow: ConditionalFlow
