@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flowdists.bijectors._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Direction
+from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.inverse import opposite
 
 Carry = tuple[Array, Array]
@@ -27,8 +29,9 @@ def reversible_scan(
 ) -> Carry:
     """A scan of :func:`run_layer` over stacked ``layers`` that stores its result alone.
 
-    In the backward pass the input of every layer is computed from its output by the layer's
-    inverse, and the layer is run once more on it. Reverse-mode derivatives only.
+    In the backward pass the input of every layer, and in a chain of each of its layers, is computed
+    from its output by the inverse, and the layer is run once more on it. Reverse-mode derivatives
+    only.
     """
 
     def step(carry: Carry, layer: Bijector) -> tuple[Carry, None]:
@@ -49,24 +52,52 @@ def _backward(direction: Direction, residuals: Any, cotangents: Carry) -> Any:
     context_zeros = jax.tree.map(jnp.zeros_like, context)
 
     def step(state: Any, layer: Bijector) -> Any:
-        value, (value_bar, total_bar), context_bar = state
-        undo = getattr(layer, f"{opposite(direction)}_and_log_det")
-        before, _ = undo(value, context)
-
-        def run(layer: Bijector, before: Array, context: Array | None) -> Carry:
-            value, log_det = getattr(layer, f"{direction}_and_log_det")(before, context)
-            return value, log_det.astype(total_bar.dtype)  # as adding it to the total does
-
-        _, pull_back = jax.vjp(run, layer, before, context)
-        layer_bar, before_bar, own_context_bar = pull_back((value_bar, total_bar))
-        context_bar = jax.tree.map(jnp.add, context_bar, own_context_bar)
-        return (before, (before_bar, total_bar), context_bar), layer_bar
+        last_first = 1 if direction == "inverse" else -1  # an inverse ends at the base
+        bars = []
+        for part in _parts(layer)[::last_first]:
+            state, part_bar = _step_back(direction, part, state, context)
+            bars.append(part_bar)
+        leaves = jax.tree.leaves(bars[::last_first])
+        return state, jax.tree.unflatten(jax.tree.structure(layer), leaves)
 
     state = (value, cotangents, context_zeros)
     (_, carry_bar, context_bar), layers_bar = jax.lax.scan(
         step, state, layers, reverse=direction == "forward"
     )
     return layers_bar, carry_bar, context_bar
+
+
+def _parts(layer: Bijector) -> list[Bijector]:
+    """The layers that a layer is a chain of, base side first.
+
+    The backward pass goes through them one by one. The network of a coupling sees the same input in
+    both directions, so that its evaluations in the inverse and in the layer itself, next to each
+    other, are one expression, which the compiler evaluates once.
+    """
+    if isinstance(layer, Chain):
+        return [part for own in layer.layers for part in _parts(own)]
+    return [layer]
+
+
+def _step_back(
+    direction: Direction, layer: Bijector, state: Any, context: Array | None
+) -> tuple[Any, Bijector]:
+    """From the output of a layer to its input, with their cotangents; and the layer's."""
+    value, (value_bar, total_bar), context_bar = state
+    own_context = None if layer.context_shape is None else context
+    undo = getattr(layer, f"{opposite(direction)}_and_log_det")
+    before, _ = undo(value, own_context)
+
+    def run(layer: Bijector, before: Array, own_context: Array | None) -> Carry:
+        value, log_det = getattr(layer, f"{direction}_and_log_det")(before, own_context)
+        log_det = sum_last(log_det, log_det.ndim - total_bar.ndim)
+        return value, log_det.astype(total_bar.dtype)  # as adding it to the total does
+
+    _, pull_back = jax.vjp(run, layer, before, own_context)
+    layer_bar, before_bar, own_context_bar = pull_back((value_bar, total_bar))
+    if own_context is not None:
+        context_bar = jax.tree.map(jnp.add, context_bar, own_context_bar)
+    return (before, (before_bar, total_bar), context_bar), layer_bar
 
 
 reversible_scan.defvjp(_forward, _backward)

@@ -58,7 +58,9 @@ class _LU(Bijector):
 
         Accelerators multiply in fewer digits unless asked not to, and the inverse would not undo.
         """
-        return jnp.matmul(rows, self.matrix.T, precision="highest")
+        # As one axis: the derivative of a product with several begins with transposed copies.
+        flat = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
+        return jnp.matmul(flat, self.matrix.T, precision="highest").reshape(rows.shape)
 
     def _solve(self, rows: Array) -> Array:
         """``W^{-1}`` times each row of ``(*batch, size)``, by two triangular systems."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 from flowdists import _check
 from flowdists._pytree import static
 from flowdists.networks.base import Activation, Array, Linear, Network, resolve_activation
-from flowdists.networks.convolution import Conv
+from flowdists.networks.convolution import Conv, per_pixel
 from flowdists.networks.normalization import ChannelNorm
 
 GAIN = 3.0  # Kingma & Dhariwal 2018: learning rates of output scales are thrice the others
@@ -117,7 +119,8 @@ class ConvNet(Network):
         if self.context_weight is not None:
             h = h + embed(self.context_weight, context)
         norms = []
-        layers: tuple[Linear | ZeroConv, ...] = (self.hidden_layer, self.output_layer)
+        hidden_layer = functools.partial(per_pixel, self.hidden_layer)
+        layers: tuple[Callable[[Array], Array], ...] = (hidden_layer, self.output_layer)
         for i, following in enumerate(layers):
             if self.norms:
                 norms.append(self.norms[i].data_init(h) if data_init else self.norms[i])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -63,18 +64,36 @@ def convolve(x: Array, kernel: Array) -> Array:
     """
     size, _, num_in, num_out = kernel.shape
     height, width = x.shape[-3:-1]
-    margin = (size // 2, size // 2)
+    margins = [(0, 0)] * (x.ndim - 3) + [(size // 2, size // 2)] * 2 + [(0, 0)]
 
-    def shifts(x: Array) -> list[Array]:
-        """``x`` moved by every position of the kernel, with zeros moved in."""
-        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [margin, margin, (0, 0)])
-        corners = itertools.product(range(size), repeat=2)
-        return [padded[..., i : i + height, j : j + width, :] for i, j in corners]
+    def shift(x: Array, i: int, j: int) -> Array:
+        """``x`` moved by one position of the kernel, with zeros moved in."""
+        return jnp.pad(x, margins)[..., i : i + height, j : j + width, :]
 
+    positions = list(itertools.product(range(size), repeat=2))
     if num_in <= num_out:
-        return jnp.concatenate(shifts(x), axis=-1) @ kernel.reshape(-1, num_out)
+        patches = jnp.concatenate([shift(x, i, j) for i, j in positions], axis=-1)
+        return per_pixel(lambda rows: rows @ kernel.reshape(-1, num_out), patches)
     by_position = jnp.moveaxis(kernel.reshape(size**2, num_in, num_out), 0, 1)
-    products = shifts(x @ by_position.reshape(num_in, -1))
-    blocks = [slice(k * num_out, (k + 1) * num_out) for k in range(size**2)]
-    terms = [product[..., block] for product, block in zip(products, blocks, strict=True)]
+    products = per_pixel(lambda rows: rows @ by_position.reshape(num_in, -1), x)
+    # Split, not sliced: the derivative is then a concatenation, not a sum of padded arrays.
+    parts = jnp.split(products, size**2, axis=-1)
+    terms = [shift(part, i, j) for part, (i, j) in zip(parts, positions, strict=True)]
     return functools.reduce(jnp.add, terms)
+
+
+def per_pixel(function: Callable[[Array], Array], x: Array) -> Array:
+    """Apply a function of rows to the channels of every pixel.
+
+    All other axes become one, because the derivative of a matrix product with several of them
+    begins with transposed copies of both factors.
+
+    Args:
+      function: from ``(pixels, in)`` to ``(pixels, out)``.
+      x: ``(*batch, H, W, in)``.
+
+    Returns:
+      ``(*batch, H, W, out)``.
+    """
+    rows = function(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])

@@ -75,6 +75,19 @@ def test_inverted_gradients_in_single_precision_at_32_layers():
         assert jnp.linalg.norm(a - b) <= INVERTED_GRADIENT_F32 * jnp.linalg.norm(a)
 
 
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_the_backward_pass_evaluates_a_network_once(direction):
+    """A gradient costs 4 evaluations of it, for the 3 of one that stores, and not 5."""
+
+    def operations(memory):
+        layer = stack(memory, 2, hidden_channels=64)
+        x = jax.ShapeDtypeStruct((16, 4, 4, 4), jnp.float32)
+        function = jax.grad(lambda layer, x: loss(direction, layer, x, None))
+        return jax.jit(function).lower(layer, x).compile().cost_analysis()["flops"]
+
+    assert operations("invert") <= 1.5 * operations("store")
+
+
 @pytest.mark.heavy
 def test_memory_does_not_grow_with_depth():
     def temporary_bytes(memory, num_layers):
