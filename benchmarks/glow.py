@@ -1,15 +1,16 @@
 """What a multi-scale Glow costs: its scan over depth, its memory, a training step.
 
-    python benchmarks/glow.py [--shallow 4] [--deep 32] [--channels 32] [--batch 16]
+    python benchmarks/glow.py [scan compile memory train] [--shallow 4] [--deep 32] [...]
 
-Four tables, each with the limit it is held to. Gradients are those of the mean negative
+Four parts, each with the limit it is held to. Gradients are those of the mean negative
 log-density in the parameters, under jit.
 
 * scan: time of a gradient, scanned steps against the same steps unrolled;
 * compile: CPU seconds to lower and compile a gradient, deep against shallow;
 * memory: temporary bytes of a compiled gradient, deep against shallow, and the time of one, with
   ``memory="invert"`` against "store";
-* train: milliseconds of a gradient and an Adam update of a 32x32x3 Glow.
+* train: milliseconds of a gradient and an Adam update of a 32x32x3 Glow, in calls of ten as in
+  training, against those of the same Glow by normflows (PyTorch), where that is installed.
 """
 
 import argparse
@@ -17,9 +18,12 @@ import functools
 import time
 
 import jax
+import numpy as np
 import optax
 
 import flowdists as fd
+
+STEPS_PER_CALL = 10
 
 
 def build(event_shape, steps: int, channels: int, memory: str = "store", scales: int = 2):
@@ -63,7 +67,12 @@ def milliseconds(programs, rounds: int = 10):
     return best
 
 
-def scan(args, x) -> None:
+def small_images(args):
+    return jax.random.uniform(jax.random.key(1), (args.batch, 16, 16, 3))
+
+
+def scan(args) -> None:
+    x = small_images(args)
     flow = build(x.shape[1:], args.shallow, args.channels)
     flows = [flow, unrolled(flow)]
     programs = [(lower(f, x).compile(), (f.bijector, x)) for f in flows]
@@ -73,7 +82,8 @@ def scan(args, x) -> None:
     )
 
 
-def compilation(args, x) -> None:
+def compilation(args) -> None:
+    x = small_images(args)
     seconds = []
     for steps in (args.shallow, args.deep):
         flow = build(x.shape[1:], steps, args.channels)
@@ -88,7 +98,8 @@ def compilation(args, x) -> None:
     print(f"compile  {shallow:9.2f} s, deep {deep:14.2f} s, ratio {deep / shallow:5.2f} (1.5)")
 
 
-def memory(args, x) -> None:
+def memory(args) -> None:
+    x = small_images(args)
     programs, sizes = {}, {}
     for kind in ("store", "checkpoint", "invert"):
         for steps in (args.shallow, args.deep):
@@ -108,24 +119,51 @@ def memory(args, x) -> None:
 
 
 def train(args) -> None:
-    flow = build((32, 32, 3), 8, 128, scales=3)
-    x = jax.random.uniform(jax.random.key(1), (args.batch, 32, 32, 3))
+    shape, steps, channels, scales = (32, 32, 3), 8, 128, 3
+    flow = build(shape, steps, channels, scales=scales)
+    x = jax.random.uniform(jax.random.key(1), (args.batch, *shape))
     optimizer = optax.adam(1e-3)
 
-    @jax.jit
-    def step(bijector, state, x):
+    def step(carry, _):
+        bijector, state = carry
         loss = lambda bijector: -flow.replace(bijector=bijector).log_prob(x).mean()
         value, gradient = jax.value_and_grad(loss)(bijector)
         updates, state = optimizer.update(gradient, state)
-        return value, optax.apply_updates(bijector, updates), state
+        return (optax.apply_updates(bijector, updates), state), value
 
-    arguments = (flow.bijector, optimizer.init(flow.bijector), x)
-    (least,) = milliseconds([(step, arguments)], rounds=5)
-    print(f"train    {least:9.1f} ms (8 steps, 3 scales, width 128, 32x32x3, batch {args.batch})")
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=STEPS_PER_CALL))
+    programs = [(run, ((flow.bijector, optimizer.init(flow.bijector)),))]
+    size = f"{steps} steps, {scales} scales, width {channels}, 32x32x3, batch {args.batch}"
+    try:
+        import glow_normflows
+        import torch
+    except ImportError:
+        print("train    no comparison: normflows is not installed")
+    else:
+        model = glow_normflows.build(shape, steps, channels, scales)
+        adam = torch.optim.Adam(model.parameters(), 1e-3)
+        images = torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
+
+        def run_theirs():
+            for _ in range(STEPS_PER_CALL):
+                adam.zero_grad()
+                (-glow_normflows.log_prob(model, images).mean()).backward()
+                adam.step()
+
+        programs.append((run_theirs, ()))
+    ours, *theirs = (least / STEPS_PER_CALL for least in milliseconds(programs, rounds=5))
+    line = f"train    {ours:9.1f} ms"
+    for other in theirs:
+        line += f", normflows {other:8.1f} ms, ratio {ours / other:5.2f} (1.0)"
+    print(f"{line}; {size}")
+
+
+PARTS = {"scan": scan, "compile": compilation, "memory": memory, "train": train}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--shallow", type=int, default=4)
     parser.add_argument("--deep", type=int, default=32)
     parser.add_argument("--channels", type=int, default=32)
@@ -133,11 +171,8 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
     print(f"jax {jax.__version__} on {jax.default_backend()}; limits in brackets")
-    x = jax.random.uniform(jax.random.key(1), (args.batch, 16, 16, 3))
-    scan(args, x)
-    compilation(args, x)
-    memory(args, x)
-    train(args)
+    for part in args.parts:
+        PARTS[part](args)
 
 
 if __name__ == "__main__":
