@@ -92,6 +92,9 @@ class Bijector(Transform, distrax.Bijector):
                 "of one event, or None for any shape"
             )
 
+    def __init__(self) -> None:
+        """A layer without fields takes no arguments; distrax's own constructor would."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Bijector:
         # distrax's `Jittable.__new__` would register the class with JAX a second time.
         del args, kwargs

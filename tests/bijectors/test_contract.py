@@ -272,6 +272,20 @@ class TestAuthors:
             with pytest.raises(ValueError, match="batch shape"):
                 flow.log_prob(jnp.zeros((3, 2)))
 
+    def test_a_layer_without_fields_takes_no_arguments(self):
+        class Negative(fd.Bijector):
+            event_shape = None
+            event_ndims_in = event_ndims_out = 0
+
+            def forward_and_log_det(self, x, context=None):
+                return -x, jnp.zeros_like(x)
+
+            def inverse_and_log_det(self, y, context=None):
+                return -y, jnp.zeros_like(y)
+
+        assert Negative()(jnp.array(2.0)) == -2.0
+        assert jax.tree.leaves(Negative()) == []
+
     def test_a_missing_event_shape_fails_at_definition(self):
         with pytest.raises(TypeError, match="event_shape"):
 
