@@ -166,7 +166,7 @@ MISUSE = {
     "nan": (lambda: given(jnp.zeros((3, 2)).at[1].set(jnp.nan)), ["`x`", "index 1"]),
     "nan in context": (
         lambda: given(context=jnp.full((3, 2), jnp.nan)),
-        ["`context`", "3 of 3"],
+        ["`context`", "NaN"],
     ),
     "nan in density": (
         lambda: given(

@@ -43,9 +43,9 @@ def learned():
         jax.random.key(0),
         gaussian,
         observed="x",
-        num_simulations=4000,
+        num_simulations=20_000,
         flow_options={"num_layers": 2, "hidden_sizes": (32, 32)},
-        fit_options={"max_epochs": 40, "progress": False},
+        fit_options={"max_epochs": 20, "progress": False},
     )
 
 
