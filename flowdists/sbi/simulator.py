@@ -68,8 +68,7 @@ class Simulator:
         self._run_given = lambda key, values: handlers.trace(
             handlers.seed(handlers.substitute(model, values), key)
         ).get_trace(*args, **kwargs)
-        with jax.ensure_compile_time_eval():
-            runs = [self._split(self._run(jax.random.key(seed))) for seed in (0, 1)]
+        runs = [self._split(self._run(jax.random.key(seed))) for seed in (0, 1)]
         names = _chosen(latents, tuple(runs[0][0]))
         supports = [[_support(sites[0][name]) for name in names] for sites in runs]
         for name, *both in zip(names, *supports, strict=True):
