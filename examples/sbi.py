@@ -8,7 +8,9 @@ noise. `flowdists.amortize` learns the posterior of the three parameters from dr
 model alone, for all data at once; what it learned is then put to the test:
 
 * calibration: ranks of true parameters among posterior draws (simulation-based calibration), and
-  the expected coverage of highest-density regions, drawn by ArviZ in `sbi_calibration.png`;
+  the expected coverage of highest-density regions, drawn by ArviZ in `sbi_calibration.png`:
+  with the default number of simulations it comes out a little too sure of itself, as such posteriors
+  do; more simulations are the cure;
 * one data set: the posterior against the parameters that made it, and a posterior predictive
   check, in `sbi_posterior.png`.
 """
