@@ -9,8 +9,8 @@ model alone, for all data at once; what it learned is then put to the test:
 
 * calibration: ranks of true parameters among posterior draws (simulation-based calibration), and
   the expected coverage of highest-density regions, drawn by ArviZ in `sbi_calibration.png`:
-  with the default number of simulations it comes out a little too sure of itself, as such posteriors
-  do; more simulations are the cure;
+  with the default number of simulations it comes out a little too sure of itself, and more
+  simulations are the cure;
 * one data set: the posterior against the parameters that made it, and a posterior predictive
   check, in `sbi_posterior.png`.
 """
