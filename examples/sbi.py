@@ -112,9 +112,16 @@ def main() -> None:
     num_draws = 199
     simulator = fd.Simulator(ricker, observed="y", latents=PARAMETERS)
     theta, y = simulator.draw(jax.random.key(2), args.tests)
-    draws = posterior.sample(jax.random.key(3), {"y": y}, (num_draws,))
-    true = simulator.latents.unpack(theta)
-    ranks = {name: np.asarray((draws[name] < true[name]).sum(0)) for name in PARAMETERS}
+    ranks = fd.calibration_ranks(
+        jax.random.key(3),
+        ricker,
+        lambda key, data: posterior.sample(key, data, (num_draws,)),
+        observed="y",
+        latents=PARAMETERS,
+        num_simulations=args.tests,
+        num_draws=num_draws,
+        vectorized=True,
+    )
     coverage = expected_coverage(jax.random.key(4), posterior.flow, theta, y, num_draws=num_draws)
     print("ranks of true parameters, p-value of being uniform:")
     for name, p_value in fd.uniformity_pvalues(ranks, num_draws).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,11 @@ def calibration_ranks(
     posterior: Callable[[Array, Values], Mapping[str, Any]],
     *args: Any,
     observed: str | Sequence[str],
+    latents: str | Sequence[str] | None = None,
     num_simulations: int = 200,
     num_draws: int = 100,
     vectorized: bool = False,
+    batch_size: int = 100,
     quantities: Callable[[Values, Values], Mapping[str, Any]] | None = None,
     **kwargs: Any,
 ) -> dict[str, np.ndarray]:
@@ -55,25 +58,30 @@ def calibration_ranks(
       key: PRNG key.
       model: a NumPyro model; parameters of its own are given by ``handlers.substitute``.
       posterior: ``(key, data) -> draws``, both dicts by site: of the observed values, and of
-        ``num_draws`` independent draws of every latent site, ``(num_draws, *site_shape)``.
+        ``num_draws`` independent draws of every site of ``latents``, ``(num_draws, *site_shape)``.
       *args: arguments of the model, with which it draws the ``observed`` sites.
       observed: the site, or sites, that are the data. All others are latent.
+      latents: the latent sites that are ranked, all of them unless given; ``posterior`` averages
+        over the others.
       num_simulations: how many times parameters and data are drawn.
       num_draws: how many draws ``posterior`` returns; one less than a power of two, or than
         another number with many divisors, makes for even histograms.
-      vectorized: run all simulations at once, in one compiled program; ``posterior`` must be
-        traceable by JAX, as an amortized one is. Otherwise it is called once for each simulation.
-      quantities: ``(latents, data) -> dict`` of arrays to be ranked as well, of one draw; traced
-        by JAX.
+      vectorized: run all simulations in one compiled program; ``posterior`` must be traceable by
+        JAX, as an amortized one is. Otherwise it is called once for each simulation.
+      batch_size: if ``vectorized``, how many simulations are computed at a time. The ranks do not
+        depend on it.
+      quantities: ``(latents, data) -> dict`` of arrays to be ranked as well, of one draw of the
+        sites of ``latents``; traced by JAX.
       **kwargs: keyword arguments of the model.
 
     Returns:
-      Ranks by latent site, and by quantity, int arrays ``(num_simulations, *shape)``.
+      Ranks by site of ``latents``, and by quantity, int arrays ``(num_simulations, *shape)``.
 
     Raises:
       TypeError: for arguments of the wrong kind.
-      ValueError: if ``observed`` names no site that the model draws, if the model is conditioned
-        on another, if draws are missing or of the wrong shape, or if any are NaN.
+      ValueError: if ``observed`` names no site that the model draws, or ``latents`` none of the
+        others, if the model is conditioned on another, if draws are missing or of the wrong shape,
+        or if any are NaN.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -91,7 +99,9 @@ def calibration_ranks(
     key = _check.key(caller, key)
     num_simulations = _check.positive_int(caller, "num_simulations", num_simulations)
     num_draws = _check.positive_int(caller, "num_draws", num_draws)
+    batch_size = _check.positive_int(caller, "batch_size", batch_size)
     names = (observed,) if isinstance(observed, str) else tuple(observed)
+    ranked = (latents,) if isinstance(latents, str) else latents
     for name, function in (("model", model), ("posterior", posterior)):
         if not callable(function):
             raise TypeError(f"{caller}: `{name}` must be a function, got {type(function).__name__}")
@@ -99,8 +109,8 @@ def calibration_ranks(
     @jax.jit
     def simulate(key: Array) -> tuple[Values, Values]:
         trace = handlers.trace(handlers.seed(model, key)).get_trace(*args, **kwargs)
-        latents, data = split_trace(caller, trace, names)
-        return values_of(latents), values_of(data)
+        sites, data = split_trace(caller, trace, names)
+        return _chosen(values_of(sites), ranked), values_of(data)
 
     def infer(key: Array, latents: Values, data: Values) -> Values:
         return _check_draws(posterior(key, dict(data)), latents, num_draws)
@@ -129,7 +139,10 @@ def calibration_ranks(
         jax.random.split(key, num_simulations)
     )
     if vectorized:
-        ranks, undefined = jax.jit(jax.vmap(one))(all_keys)
+        at_once = min(batch_size, num_simulations)
+        ranks, undefined = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=at_once))(
+            all_keys
+        )
     else:
         outcomes = [one(keys) for keys in all_keys]
         ranks, undefined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *outcomes)
@@ -194,6 +207,18 @@ def uniformity_pvalues(ranks: Mapping[str, Any], num_draws: int) -> dict[str, np
     return p_values
 
 
+def _chosen(latents: Values, names: Sequence[str] | None) -> Values:
+    if names is None:
+        return latents
+    unknown = [name for name in names if name not in latents]
+    if unknown or not names:
+        raise ValueError(
+            f"calibration_ranks: `latents` must name latent sites of the model, got "
+            f"{tuple(names)}; there are {tuple(latents)}"
+        )
+    return {name: latents[name] for name in names}
+
+
 def _check_draws(draws: Any, latents: Values, num_draws: int) -> Values:
     if not isinstance(draws, Mapping):
         raise TypeError(
@@ -203,8 +228,8 @@ def _check_draws(draws: Any, latents: Values, num_draws: int) -> Values:
     missing = [name for name in latents if name not in draws]
     if missing:
         raise ValueError(
-            f"calibration_ranks: `posterior` must return draws of every latent site, got none of "
-            f"{missing}"
+            f"calibration_ranks: `posterior` must return draws of every latent site, or of those "
+            f"named in `latents`, got none of {missing}"
         )
     for name, value in latents.items():
         expected = (num_draws, *jnp.shape(value))
@@ -235,23 +260,42 @@ def _pvalues(ranks: np.ndarray, num_draws: int) -> np.ndarray:
     statistic = np.take_along_axis(tails, counts, axis=1).min(axis=0)
     levels, columns = np.unique(statistic, return_inverse=True)
 
-    # Counts of uniform ranks are those of a Poisson process, given their sum. As a Markov chain
-    # from cut to cut, with the number of ranks so far as its state, it ends where a tail is for the
-    # first time as small as the one observed; the p-value is the sum of all these ends.
-    rate = size / num_ranks
-    increments = np.subtract.outer(np.arange(size + 1), np.arange(size + 1)).T
-    step = np.where(increments >= 0, _poisson(rate, np.maximum(increments, 0)), 0.0)
-    state = np.zeros((len(levels), size + 1))
-    state[:, 0] = 1.0
-    ended = np.zeros(len(levels))
-    for cut in range(num_draws):
-        state = state @ step
-        ends = tails[cut] <= (1 + _TIE) * levels[:, None]
-        rest = _poisson(rate * (num_draws - cut), size - np.arange(size + 1))
-        ended += np.where(ends, state, 0.0) @ rest
-        state = np.where(ends, 0.0, state)
+    # Counts of uniform ranks are those of a Poisson process, given their sum.
+    rate, counts = size / num_ranks, np.arange(size + 1)
+    step = np.trim_zeros(_poisson(rate, counts), "b")
+    left = rate * np.arange(num_draws, 0, -1)
+    rest = _poisson(left[:, None], size - counts)
+    ended = np.array([_first_passage((1 + _TIE) * level, tails, step, rest) for level in levels])
     p_values = ended / _poisson(size, np.array(size))
     return np.minimum(p_values, 1.0)[columns.ravel()]
+
+
+def _first_passage(level: float, tails: np.ndarray, step: np.ndarray, rest: np.ndarray) -> float:
+    """Probability that some tail is at most ``level``, and that all ranks are ``size`` in number.
+
+    The counts up to each cut are a Markov chain. It ends where a tail is for the first time as
+    small as that, and the probabilities of all these ends are summed. In between it is in one
+    interval of counts, because tails rise and then fall.
+
+    Args:
+      level: the observed tail.
+      tails: tail probabilities, ``(cut, count)``.
+      step: probability of each increment from cut to cut, from 0 on.
+      rest: probability of what is missing to ``size`` after the cut, ``(cut, count)``.
+    """
+    state, start = np.ones(1), 0  # of the counts from `start` on
+    ended = 0.0
+    for tail, remaining in zip(tails, rest, strict=True):
+        state = np.convolve(state, step)[: len(tail) - start]
+        reached = slice(start, start + len(state))
+        ends = tail[reached] <= level
+        ended += state[ends] @ remaining[reached][ends]
+        going_on = np.flatnonzero(~ends)
+        if not going_on.size:
+            break
+        state = state[going_on[0] : going_on[-1] + 1]
+        start += going_on[0]
+    return ended
 
 
 def _tail_probabilities(size: int, probabilities: np.ndarray) -> np.ndarray:
@@ -266,7 +310,7 @@ def _tail_probabilities(size: int, probabilities: np.ndarray) -> np.ndarray:
     return np.minimum(lower, upper)
 
 
-def _poisson(rate: float, count: np.ndarray) -> np.ndarray:
+def _poisson(rate: Any, count: np.ndarray) -> np.ndarray:
     """Probability of each count, all of them at most their largest."""
     log_factorial = _log_factorial(int(count.max()))
     return np.exp(count * np.log(rate) - rate - log_factorial[count])
@@ -274,4 +318,4 @@ def _poisson(rate: float, count: np.ndarray) -> np.ndarray:
 
 def _log_factorial(largest: int) -> np.ndarray:
     """Logarithms of the factorials of 0, ..., ``largest``."""
-    return np.append(0.0, np.cumsum(np.log(np.arange(1, largest + 1))))
+    return np.array([math.lgamma(n + 1) for n in range(largest + 1)])

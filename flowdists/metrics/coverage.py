@@ -103,7 +103,7 @@ def expected_coverage(
 
     Raises:
       TypeError: for arguments of the wrong kind.
-      ValueError: if shapes do not fit, or values are not finite.
+      ValueError: if shapes do not fit, or values or contexts are not finite.
       FloatingPointError: if a density is NaN; it says of how many pairs, and of which first.
 
     >>> from flowdists.metrics import expected_coverage
@@ -133,7 +133,6 @@ def expected_coverage(
             f"for each row of `x`, got {context.shape}"
         )
     check_finite(caller, "x", x)
-    check_finite(caller, "context", context)
     num_draws = _check.positive_int(caller, "num_draws", num_draws)
     batch_size = min(_check.positive_int(caller, "batch_size", batch_size), len(x))
     ranks, undefined = _ranks(key, flow, x, context, num_draws=num_draws, batch_size=batch_size)

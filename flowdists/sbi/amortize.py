@@ -11,6 +11,7 @@ from flowdists import _check
 from flowdists.distribution import ConditionalFlow
 from flowdists.flows import NSF
 from flowdists.sbi.conditional import SiteFlow
+from flowdists.sbi.invalid import INVALID, Invalid, finite_rows
 from flowdists.sbi.simulator import Simulator
 from flowdists.training import FitResult, History, fit
 
@@ -18,6 +19,10 @@ Array = jax.Array
 Options = Mapping[str, Any]
 
 FIT_OPTIONS: Options = {"patience": 20}
+REMEDY = (
+    'mend the model, or leave such simulations out by `invalid="drop"`: the posterior given finite '
+    "data is the same without them"
+)
 # Of the settings tried, those with the best held-out densities on two moons and SLCP.
 NSF_OPTIONS: Options = {"autoregressive": True, "residual": True}
 
@@ -41,6 +46,7 @@ def amortize(
     observed: str | Sequence[str],
     latents: str | Sequence[str] | None = None,
     num_simulations: int = 10_000,
+    invalid: Invalid = "error",
     flow: Callable[..., ConditionalFlow] = NSF,
     flow_options: Options | None = None,
     embedding: Any = None,
@@ -62,6 +68,9 @@ def amortize(
       observed: the site, or sites, that are the data.
       latents: the latent sites of interest, all of them unless given; others are averaged over.
       num_simulations: how many draws of parameters and data to learn from.
+      invalid: what simulations are whose data are NaN or infinite: an ``"error"``; or ``"drop"``,
+        to be left out, with a warning that says how many. That is exact: the posterior given finite
+        data is the same without them.
       flow: a recipe, or a function with its arguments ``(key, event_shape, *, context_shape,
         support)`` that returns a :class:`~flowdists.ConditionalFlow`.
       flow_options: passed to ``flow``; for NSF ``autoregressive=True`` and ``residual=True``
@@ -79,7 +88,8 @@ def amortize(
     Raises:
       TypeError: for a model or a flow of the wrong kind.
       ValueError: for unknown sites; discrete latent sites, or such whose support depends on other
-        variables; a simulator that gives NaN; options out of range.
+        variables; a prior that draws NaN; a model that draws NaN for data, unless such draws are
+        dropped, or if nearly all are; options out of range.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -98,9 +108,11 @@ def amortize(
     >>> draws["rate"].shape, bool(((draws["rate"] > 0.5) & (draws["rate"] < 2.0)).all())
     ((100,), True)
     """
+    _check.one_of("amortize", "invalid", invalid, INVALID)
     simulator = Simulator(model, *args, observed=observed, latents=latents, **kwargs)
     simulate_key, flow_key, fit_key = jax.random.split(_check.key("amortize", key), 3)
     theta, x = simulator.draw(simulate_key, num_simulations)
+    theta, x = finite_rows("amortize", simulator, theta, x, invalid, REMEDY)
     posterior = new_posterior(flow_key, simulator, flow, flow_options, embedding)
     result = fit_to(fit_key, posterior, theta, x, fit_options)
     return Amortized(posterior.replace(flow=result.flow), result.history)
@@ -130,13 +142,15 @@ def amortize_likelihood(
 
     Args:
       key: PRNG key, for simulations, flow and fit.
-      model: as in :func:`amortize`; its data must be continuous. The parameters that it draws are
-        those that the likelihood will be good for.
+      model: as in :func:`amortize`; its data must be continuous, and always finite. The parameters
+        that it draws are those that the likelihood will be good for.
       *args: arguments of the model.
       observed: the site, or sites, that are the data: the event is their vector.
       latents: the latent sites that the likelihood is given, all of them unless given.
       num_simulations: how many draws of parameters and data to learn from.
-      flow: a recipe, or a function with its arguments ``(key, event_shape, *, context_shape)``.
+      flow: a recipe, or a function with its arguments ``(key, event_shape, *, context_shape)``; and
+        with ``support``, for data whose distributions in the model have bounds that do not depend
+        on other variables: those are the flow's.
       flow_options: passed to ``flow``; for NSF ``autoregressive=True`` and ``residual=True``
         unless given.
       fit_options: passed to :func:`~flowdists.fit`; ``patience=20`` unless given.
@@ -148,7 +162,7 @@ def amortize_likelihood(
 
     Raises:
       TypeError: for a model or a flow of the wrong kind.
-      ValueError: as in :func:`amortize`.
+      ValueError: as in :func:`amortize`; for discrete data.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -165,17 +179,25 @@ def amortize_likelihood(
     >>> likelihood.condition({"loc": jnp.zeros(7)}).batch_shape
     (7,)
     """
+    caller = "amortize_likelihood"
     simulator = Simulator(model, *args, observed=observed, latents=latents, **kwargs)
-    simulate_key, flow_key, fit_key = jax.random.split(_check.key("amortize_likelihood", key), 3)
+    if simulator.discrete:
+        raise ValueError(
+            f"{caller}: the data must be continuous, for a density, but {simulator.discrete} are "
+            "discrete; dequantize them in the model, as in numpyro.sample('y', dist.Uniform(x, x + "
+            "1)), and observe that"
+        )
+    simulate_key, flow_key, fit_key = jax.random.split(_check.key(caller, key), 3)
     theta, x = simulator.draw(simulate_key, num_simulations)
-    made = make_flow(
-        "amortize_likelihood",
-        flow_key,
-        flow,
-        flow_options,
-        (simulator.data.size,),
-        context_shape=(simulator.latents.size,),
+    remedy = (
+        "mend the model, or give it a prior under which this does not happen: the rest would bias "
+        "the likelihood, as how many there are depends on the parameters"
     )
+    theta, x = finite_rows(caller, simulator, theta, x, "error", remedy)
+    shapes: dict[str, Any] = {"context_shape": (simulator.latents.size,)}
+    if simulator.data_support is not None:
+        shapes["support"] = simulator.data_support
+    made = make_flow(caller, flow_key, flow, flow_options, (simulator.data.size,), **shapes)
     likelihood = SiteFlow(made, simulator.data, simulator.latents)
     result = fit_to(fit_key, likelihood, x, theta, fit_options)
     return Amortized(likelihood.replace(flow=result.flow), result.history)
@@ -214,7 +236,7 @@ def make_flow(
     options = dict(flow_options or {})
     if flow is NSF:
         options = {**NSF_OPTIONS, **options}
-    made = flow(key, event_shape, **shapes, **options)
+    made = flow(key, event_shape, **{**shapes, **options})
     if not isinstance(made, ConditionalFlow):
         raise TypeError(f"{caller}: `flow` must make a ConditionalFlow, got {type(made).__name__}")
     return made

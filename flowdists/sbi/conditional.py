@@ -16,8 +16,8 @@ Array = jax.Array
 class SiteFlow:
     """A conditional flow whose events are the values of some sites, given those of others.
 
-    A pytree whose leaves are the flow's. To keep it, :func:`~flowdists.save` the ``flow``, and put
-    the loaded one back by :meth:`replace`.
+    A pytree whose leaves are the flow's. To keep it, :func:`~flowdists.save` the ``flow``; what is
+    loaded is put back together with the sites of a :class:`~flowdists.Simulator`, as below.
 
     Args:
       flow: a flow of the vector of ``events``, whose contexts are those of ``contexts``.

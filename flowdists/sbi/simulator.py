@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
-from numpyro.distributions import biject_to
+from numpyro.distributions import biject_to, constraints
 from numpyro.infer.util import helpful_support_errors
+from numpyro.ops.provenance import eval_provenance
 
 from flowdists import _check
 from flowdists.bijectors.concatenated import Concatenation
 from flowdists.infer._joint import split_trace, values_of
+from flowdists.sbi.interior import into_interior
 from flowdists.sbi.sites import Sites, Values
 
 Array = jax.Array
@@ -23,6 +26,9 @@ CHUNK = 4096  # simulations that are made at once
 
 class Simulator:
     """The joint distribution of a NumPyro model's latent sites and data, to draw from.
+
+    Draws that rounding has put on the bound of their support, where no flow has a density, are
+    moved inside, by about one float.
 
     Args:
       model: a NumPyro model that draws its data when it is called so. It is traced by JAX: for a
@@ -36,7 +42,9 @@ class Simulator:
     Attributes:
       latents: the latent sites as one vector.
       data: the observed sites as one vector.
-      support: of that of the latent sites, a NumPyro constraint.
+      support: that of the latent vectors, a NumPyro constraint.
+      data_support: that of the data, where it is fixed and known; None if it is unbounded.
+      discrete: the observed sites that are discrete.
 
     Raises:
       TypeError: if ``model`` is not a function.
@@ -81,8 +89,16 @@ class Simulator:
         self.latents = _sites("the latent values", {name: sites[name] for name in names})
         self.data = _sites("the data", data)
         self.support = Concatenation(supports[0], self.latents.shapes)
-        self._draw = jax.jit(self._draw_one_by_one, static_argnums=1)
-        self._draw_given = jax.jit(self._draw_data)
+        self.discrete = tuple(name for name, site in data.items() if _is_discrete(site))
+        data_supports = [_data_support(site, runs[1][1][name]) for name, site in data.items()]
+        is_bounded = not all(map(_is_real, data_supports))
+        self.data_support = Concatenation(data_supports, self.data.shapes) if is_bounded else None
+        self._supports = dict(zip((*names, *data), (*supports[0], *data_supports), strict=True))
+        self._values = values_of({**sites, **data})
+        self._draw_each = jax.jit(self._map(self._pair))
+        # The data are dead code here: nothing is simulated, unless latent values depend on it.
+        self._draw_latents = jax.jit(self._map(lambda key: self._pair(key)[0]))
+        self._draw_given = jax.jit(self._map(self._data_given))
 
     def _split(self, trace: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         return split_trace("Simulator", trace, self._observed)
@@ -98,14 +114,33 @@ class Simulator:
           Latent vectors ``(num_draws, latents.size)`` and data ``(num_draws, data.size)``.
         """
         key = _check.key("Simulator.draw", key)
-        return self._draw(key, _check.positive_int("Simulator.draw", "num_draws", num_draws))
+        num_draws = _check.positive_int("Simulator.draw", "num_draws", num_draws)
+        return self.draw_each(jax.random.split(key, num_draws))
+
+    def draw_each(self, keys: Array) -> tuple[Array, Array]:
+        """Draw from the joint distribution, once for each of the keys ``(n,)``."""
+        return self._draw_each(keys)
+
+    def draw_latents(self, keys: Array) -> Array:
+        """The latent vectors of :meth:`draw_each`, but for rounding, without simulating data."""
+        return self._draw_latents(keys)
 
     def draw_data(self, key: Array, latents: Array) -> Array:
         """Draw data given latent vectors ``(n, latents.size)``: ``(n, data.size)``.
 
         What the model draws besides is drawn as it is in the model.
+
+        Raises:
+          ValueError: if values of ``latents`` are computed from those of other sites: given the
+            former, the latter are not distributed as they are in the model.
         """
-        return self._draw_given(_check.key("Simulator.draw_data", key), latents)
+        key = _check.key("Simulator.draw_data", key)
+        if self._upstream:
+            raise ValueError(
+                f"Simulator.draw_data: {self.latents.names} must not depend on other sites, but do "
+                f"on {self._upstream}; name those as `latents` too, if they are not the data"
+            )
+        return self._draw_given((jax.random.split(key, len(latents)), latents))
 
     def stream(self, key: Array, batch_size: int) -> Iterator[tuple[Array, Array]]:
         """Draws without end, in batches: what :func:`~flowdists.fit` takes for data."""
@@ -113,25 +148,46 @@ class Simulator:
             key, draw_key = jax.random.split(key)
             yield self.draw(draw_key, batch_size)
 
-    def _draw_one_by_one(self, key: Array, num_draws: int) -> tuple[Array, Array]:
-        def one(key: Array) -> tuple[Array, Array]:
-            latents, data = map(values_of, self._split(self._run(key)))
-            return self._vector(self.latents, latents), self._vector(self.data, data)
+    @functools.cached_property
+    def _upstream(self) -> tuple[str, ...]:
+        """The sites, other than those of interest, that those of interest are computed from."""
 
-        keys = jax.random.split(key, num_draws)
-        return jax.lax.map(one, keys, batch_size=min(CHUNK, num_draws))
+        def latents(name: str, value: Array) -> list[Array]:
+            trace = self._run_given(jax.random.key(0), {name: value})
+            return [trace[latent]["value"] for latent in self.latents.names]
 
-    def _draw_data(self, key: Array, latents: Array) -> Array:
-        def one(pair: tuple[Array, Array]) -> Array:
-            key, vector = pair
-            trace = self._run_given(key, self.latents.unpack(vector))
-            return self._vector(self.data, {name: trace[name]["value"] for name in self.data.names})
+        others = {k: v for k, v in self._values.items() if k not in self.latents.names}
+        return tuple(
+            name
+            for name, value in others.items()
+            if any(eval_provenance(functools.partial(latents, name), value=value))
+        )
 
-        keys = jax.random.split(key, len(latents))
-        return jax.lax.map(one, (keys, latents), batch_size=min(CHUNK, len(latents)))
+    def _map(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """``function`` of each of many, a chunk at a time."""
+
+        def mapped(items: Any) -> Any:
+            size = len(jax.tree.leaves(items)[0])
+            return jax.lax.map(function, items, batch_size=min(CHUNK, size))
+
+        return mapped
+
+    def _pair(self, key: Array) -> tuple[Array, Array]:
+        latents, data = map(values_of, self._split(self._run(key)))
+        return self._vector(self.latents, latents), self._vector(self.data, data)
+
+    def _data_given(self, pair: tuple[Array, Array]) -> Array:
+        key, vector = pair
+        trace = self._run_given(key, self.latents.unpack(vector))
+        return self._vector(self.data, values_of({name: trace[name] for name in self.data.names}))
 
     def _vector(self, sites: Sites, values: Values) -> Array:
-        return sites.pack("Simulator", values)
+        vector = sites.pack("Simulator", values)
+        moved = {
+            name: into_interior(self._supports[name], value)
+            for name, value in sites.unpack(vector).items()
+        }
+        return sites.pack("Simulator", moved)
 
 
 def _chosen(latents: str | Sequence[str] | None, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -161,6 +217,32 @@ def _support(site: dict[str, Any]) -> Any:
     with helpful_support_errors(site):
         biject_to(support)
     return support
+
+
+def _is_discrete(site: dict[str, Any]) -> bool:
+    support = getattr(site["fn"], "support", None)
+    return getattr(support, "is_discrete", False) or not jnp.issubdtype(
+        jnp.result_type(site["value"]), jnp.floating
+    )
+
+
+def _data_support(*sites: dict[str, Any]) -> Any:
+    """The support of an observed site, of two runs; all numbers, if it is not fixed and known."""
+    supports = [getattr(site["fn"], "support", None) for site in sites]
+    is_known = all(isinstance(support, constraints.Constraint) for support in supports)
+    if not is_known or any(map(_is_discrete, sites)) or not _equal(*supports):
+        return constraints.real
+    try:
+        biject_to(supports[0])
+    except NotImplementedError:
+        return constraints.real
+    return supports[0]
+
+
+def _is_real(constraint: Any) -> bool:
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return constraint in (constraints.real, constraints.real_vector, constraints.real_matrix)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flowdists import _check
-from flowdists.distribution import ConditionalFlow
+from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import NSF
-from flowdists.sbi.amortize import Options, fit_to, new_posterior
+from flowdists.sbi.amortize import REMEDY, Options, fit_to, new_posterior
 from flowdists.sbi.conditional import SiteFlow
-from flowdists.sbi.simulator import Simulator
+from flowdists.sbi.invalid import INVALID, Invalid, finite_rows
+from flowdists.sbi.simulator import CHUNK, Simulator
 from flowdists.training import History
 
 Array = jax.Array
 REGION_DRAWS = 10_000
-MOST_PROPOSALS = 10_000  # draws of the prior for each one that is kept, at most
+MOST_PROPOSALS = 1_000_000  # draws of the prior for each one that is kept, at most
 
 
 class Truncated(NamedTuple):
@@ -27,7 +29,8 @@ class Truncated(NamedTuple):
     Attributes:
       flow: the posterior, by site; to be trusted for the observation that it was made for.
       histories: the losses of each round's fit.
-      acceptance: for each round, the part of the prior's draws that were in its region; 1 at first.
+      acceptance: for each round, the part of the prior's draws that were in the region which is
+        left; 1 at first.
     """
 
     flow: SiteFlow
@@ -45,6 +48,7 @@ def amortize_truncated(
     num_rounds: int = 5,
     num_simulations: int = 2_000,
     outside: float = 1e-4,
+    invalid: Invalid = "error",
     flow: Callable[..., ConditionalFlow] = NSF,
     flow_options: Options | None = None,
     embedding: Any = None,
@@ -56,8 +60,9 @@ def amortize_truncated(
     Truncated sequential neural posterior estimation (Deistler, Gonçalves and Macke 2022): each
     round simulates from the prior restricted to the region that holds all but ``outside`` of the
     posterior found so far, and fits the flow, further from where it was, to all simulations within
-    that region. A truncated prior is proportional to the prior there, so plain maximum likelihood
-    remains right, and the flow needs no correction.
+    that region. Each region lies within the last, so that all of these have the prior truncated to
+    it for their distribution: plain maximum likelihood remains right, and the flow needs no
+    correction. Only parameters within the region are simulated; others are drawn and thrown away.
 
     Args:
       key: PRNG key.
@@ -69,6 +74,7 @@ def amortize_truncated(
       num_rounds: how many rounds; the first simulates from the prior.
       num_simulations: in each round.
       outside: posterior probability that a region may leave out.
+      invalid: as in :func:`~flowdists.amortize`.
       flow: as in :func:`~flowdists.amortize`.
       flow_options: as in :func:`~flowdists.amortize`.
       embedding: as in :func:`~flowdists.amortize`.
@@ -80,7 +86,8 @@ def amortize_truncated(
 
     Raises:
       TypeError: as in :func:`~flowdists.amortize`.
-      ValueError: as in :func:`~flowdists.amortize`; if ``outside`` is not a probability below 0.5.
+      ValueError: as in :func:`~flowdists.amortize`; if ``outside`` is not a probability below 0.5;
+        if ``data`` is not one observation, or not finite.
       RuntimeError: if the region is too small a part of the prior to be found by draws from it.
 
     >>> import numpyro, numpyro.distributions as dist
@@ -106,6 +113,7 @@ def amortize_truncated(
     num_simulations = _check.positive_int(caller, "num_simulations", num_simulations)
     if not 0 < _check.positive(caller, "outside", outside) < 0.5:
         raise ValueError(f"{caller}: `outside` must be a probability below 0.5, got {outside}")
+    _check.one_of(caller, "invalid", invalid, INVALID)
     simulator = Simulator(model, *args, observed=observed, latents=latents, **kwargs)
     flow_key, *round_keys = jax.random.split(key, 1 + num_rounds)
     posterior = new_posterior(flow_key, simulator, flow, flow_options, embedding)
@@ -115,21 +123,24 @@ def amortize_truncated(
             f"{caller}: `data` must be one observation, got a batch of shape "
             f"{context.shape[: context.ndim - len(posterior.flow.context_shape)]}"
         )
+    if not np.isfinite(np.asarray(context)).all():
+        raise ValueError(f"{caller}: `data` must be finite, got NaN or infinity in it")
     histories: list[History] = []
     acceptance: list[float] = []
+    regions: list[_Region] = []
     theta = jnp.zeros((0, simulator.latents.size))
     x = jnp.zeros((0, simulator.data.size))
     for i, round_key in enumerate(round_keys):
-        region_key, simulate_key, data_key, fit_key = jax.random.split(round_key, 4)
-        if i == 0:
-            new, accepted = simulator.draw(simulate_key, num_simulations)[0], 1.0
-        else:
-            region = _Region(region_key, posterior.flow, context, outside)
-            kept = region.holds(theta)
+        region_key, simulate_key, fit_key = jax.random.split(round_key, 3)
+        if i:
+            regions.append(_Region(region_key, posterior.flow, context, outside))
+            kept = np.asarray(regions[-1].holds(theta))
             theta, x = theta[kept], x[kept]
-            new, accepted = _from_region(simulate_key, simulator, region, num_simulations)
-        theta = jnp.concatenate([theta, new])
-        x = jnp.concatenate([x, simulator.draw_data(data_key, new)])
+        keys, accepted = _keys_within(simulate_key, simulator, regions, num_simulations)
+        # From the same keys come the same latent values, those of other sites among them.
+        new = simulator.draw_each(keys)
+        new_theta, new_x = finite_rows(caller, simulator, *new, invalid, REMEDY)
+        theta, x = jnp.concatenate([theta, new_theta]), jnp.concatenate([x, new_x])
         # Layers that start from data do so in the first round alone: later ones train on.
         options = {**(fit_options or {}), **({"data_init": False} if i else {})}
         result = fit_to(fit_key, posterior, theta, x, options)
@@ -143,29 +154,40 @@ class _Region:
     """The smallest region that holds all but ``outside`` of a posterior, by its density."""
 
     def __init__(self, key: Array, flow: ConditionalFlow, context: Array, outside: float) -> None:
-        posterior = flow.condition(context)
-        _, log_prob = jax.jit(lambda p: p.sample_and_log_prob(key, (REGION_DRAWS,)))(posterior)
-        self._posterior = posterior
-        self._least = jnp.quantile(log_prob, outside)
-        self._log_prob = jax.jit(lambda p, theta: p.log_prob(theta))
+        self._posterior = flow.condition(context)
+        self._least = jnp.quantile(_log_prob_of_draws(self._posterior, key), outside)
 
     def holds(self, theta: Array) -> Array:
-        return self._log_prob(self._posterior, theta) >= self._least
+        return _log_prob(self._posterior, theta) >= self._least
 
 
-def _from_region(
-    key: Array, simulator: Simulator, region: _Region, num_draws: int
+@jax.jit
+def _log_prob_of_draws(posterior: Flow, key: Array) -> Array:
+    return posterior.sample_and_log_prob(key, (REGION_DRAWS,))[1]
+
+
+@jax.jit
+def _log_prob(posterior: Flow, theta: Array) -> Array:
+    return posterior.log_prob(theta)
+
+
+def _keys_within(
+    key: Array, simulator: Simulator, regions: list[_Region], num_draws: int
 ) -> tuple[Array, float]:
-    """Draws of the prior's latent vectors that lie in ``region``, and the part of all that do."""
+    """Keys whose draws have latent vectors within all regions, and the part of all that do."""
+    if not regions:
+        return jax.random.split(key, num_draws), 1.0
+    size = max(num_draws, CHUNK)
     kept: list[Array] = []
     count = proposed = 0
     while count < num_draws:
-        key, draw_key = jax.random.split(key)
-        theta, _ = simulator.draw(draw_key, num_draws)
-        inside = theta[region.holds(theta)]
-        kept.append(inside)
-        count += len(inside)
-        proposed += num_draws
+        key, proposals_key = jax.random.split(key)
+        keys = jax.random.split(proposals_key, size)
+        theta = simulator.draw_latents(keys)
+        inside = np.all([region.holds(theta) for region in regions], axis=0)
+        kept.append(keys[np.flatnonzero(inside)])
+        count += len(kept[-1])
+        proposed += size
         if proposed >= MOST_PROPOSALS * max(count, 1):
             raise RuntimeError(
                 f"amortize_truncated: only {count} of {proposed} draws of the prior were in the "

@@ -1,6 +1,7 @@
 """Simulation-based calibration, with posteriors known exactly, and its test, by enumeration."""
 
 import itertools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,44 @@ class TestRanks:
         assert uniformity_pvalues(ranks, 9)["side"] > P_VALUE
         assert stats.chisquare(np.bincount(ranks["side"])).pvalue > P_VALUE
 
+    def test_some_of_the_latent_sites(self):
+        """A location and what is added to it: only the first has a posterior of its own."""
+
+        def two():
+            a = numpyro.sample("a", dist.Normal(0, 1))
+            b = numpyro.sample("b", dist.Normal(0, 1))
+            numpyro.sample("x", dist.Normal(a + b, 1))
+
+        def posterior(key, data):
+            return {"a": data["x"] / 3 + (2 / 3) ** 0.5 * jax.random.normal(key, (DRAWS,))}
+
+        seen = []
+
+        def quantities(latents, data):
+            seen.append(set(latents))
+            return {"residual": data["x"] - latents["a"]}
+
+        given = {"observed": "x", "num_draws": DRAWS, "vectorized": True}
+        key = jax.random.key(0)
+        for latents in ("a", ["a"]):
+            ranks = calibration_ranks(
+                key, two, posterior, latents=latents, quantities=quantities, **given
+            )
+            assert set(ranks) == {"a", "residual"}
+            for p_value in uniformity_pvalues(ranks, DRAWS).values():
+                assert p_value > P_VALUE
+        assert all(names == {"a"} for names in seen)
+        with pytest.raises(ValueError, match=r"draws of every latent site.*\['b'\]"):
+            calibration_ranks(key, two, posterior, **given)
+
+    @pytest.mark.parametrize("batch_size", [1, 7, 40])
+    def test_the_size_of_batches_does_not_matter(self, batch_size):
+        given, whole = (
+            ranks_of(normal_posterior(), num_simulations=20, **options)["z"]
+            for options in ({"batch_size": batch_size}, {})
+        )
+        np.testing.assert_array_equal(given, whole)
+
 
 def log_joint(latents, data):
     return {"log_joint": log_density(handlers.condition(model, data), (3,), {}, latents)[0]}
@@ -137,6 +176,24 @@ class TestPValues:
             assert np.mean(p_values <= level) < level + STANDARD_ERRORS * error
         assert np.mean(p_values <= 0.1) > 0.05
 
+    def test_many_simulations(self):
+        """Of two possible ranks it is the two-sided binomial test; and in little memory."""
+        size = 20_000
+        ranks = np.arange(size) < size / 2 + np.array([[0], [-35], [120], [400]])
+        expected = [stats.binomtest(int(row.sum()), size).pvalue for row in ranks]
+        given = uniformity_pvalues({"all": ranks.T.astype(int)}, 1)["all"]
+        np.testing.assert_allclose(given, expected, rtol=10 * ROUND_TRIP_F64)
+
+        even = np.arange(size) % 10
+        tracemalloc.start()
+        try:
+            p_values = uniformity_pvalues({"even": even, "off": np.maximum(even, 1)}, 9)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert p_values["even"] > 0.99 and p_values["off"] < 1e-9
+        assert peak < 1e3 * 8 * size
+
     def test_extremes(self):
         even = np.tile(np.arange(100), 20)
         p_values = uniformity_pvalues({"even": even, "same": np.zeros(2000, int)}, 99)
@@ -162,6 +219,16 @@ MISUSE = {
         lambda: ranks_of(normal_posterior(), y=jnp.zeros((3, 2, 2))),
         ["['y']", "data=None"],
     ),
+    "unknown latent site": (
+        lambda: ranks_of(normal_posterior(), latents=["z", "w"]),
+        ["`latents`", "('z', 'w')", "there are ('z',)"],
+    ),
+    "observed as latent": (
+        lambda: ranks_of(normal_posterior(), latents="y"),
+        ["`latents`", "('y',)", "there are ('z',)"],
+    ),
+    "no latent site": (lambda: ranks_of(normal_posterior(), latents=()), ["`latents`", "()"]),
+    "batch size": (lambda: ranks_of(normal_posterior(), batch_size=0), ["`batch_size`", "0"]),
     "all observed": (lambda: ranks_of(normal_posterior(), observed=["y", "z"]), ["latent"]),
     "no dict": (lambda: ranks_of(broken(lambda draws: draws["z"])), ["posterior", "dict"]),
     "missing": (lambda: ranks_of(broken(lambda draws: {})), ["posterior", "['z']"]),

@@ -132,7 +132,31 @@ def test_a_foreign_embedding_and_another_flow(key):
 def test_saved_and_put_back(key, tmp_path):
     posterior, _ = fd.amortize(key, box, observed="x", num_simulations=200, **TINY)
     fd.save(tmp_path / "posterior", posterior.flow)
-    loaded = posterior.replace(flow=fd.load(tmp_path / "posterior"))
+    simulator = fd.Simulator(box, observed="x")
+    loaded = fd.SiteFlow(fd.load(tmp_path / "posterior"), simulator.latents, simulator.data)
+    first, second = (p.sample(key, jnp.ones(2), (4,)) for p in (posterior, loaded))
+    np.testing.assert_array_equal(first["theta"], second["theta"])
+
+
+def test_saved_with_an_embedding(key, tmp_path):
+    network = fd.MLP(key, 2, 4, hidden_sizes=(8,), output_scale=1.0)
+    posterior, _ = fd.amortize(
+        key, box, observed="x", num_simulations=200, embedding=network, **TINY
+    )
+    fd.save(tmp_path / "posterior", posterior.flow)
+    simulator = fd.Simulator(box, observed="x")
+    like = fd.NSF(
+        jax.random.key(0),
+        (simulator.latents.size,),
+        context_shape=simulator.data.shape,
+        support=simulator.support,
+        embedding=network,
+        autoregressive=True,
+        residual=True,
+        **TINY["flow_options"],
+    )
+    flow = fd.load(tmp_path / "posterior", like=like)
+    loaded = fd.SiteFlow(flow, simulator.latents, simulator.data)
     first, second = (p.sample(key, jnp.ones(2), (4,)) for p in (posterior, loaded))
     np.testing.assert_array_equal(first["theta"], second["theta"])
 
@@ -174,6 +198,7 @@ MISUSE = {
     "unconditional flow": ({"flow": lambda *a, **k: fd.MAF(a[0], (1,))}, TypeError, "Conditional"),
     "simulations": ({"num_simulations": 0}, ValueError, "num_draws|num_simulations"),
     "observed": ({"observed": "nope"}, ValueError, "observed"),
+    "invalid": ({"invalid": "keep"}, ValueError, "invalid"),
 }
 
 
@@ -203,5 +228,60 @@ def test_a_simulator_that_gives_nan_is_an_error(key):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
         numpyro.sample("x", dist.Delta(jnp.log(z)))
 
-    with pytest.raises(ValueError, match=r"context.*finite"):
+    with pytest.raises(ValueError, match=r"amortize: .* in 'x' in \d+ of 50 .*drop"):
         fd.amortize(key, broken, observed="x", num_simulations=50, **TINY)
+    with pytest.raises(ValueError, match=r"amortize_likelihood: .* in 'x' in \d+ of 50 .*bias"):
+        fd.amortize_likelihood(key, broken, observed="x", num_simulations=50, **TINY)
+
+
+@pytest.mark.parametrize("loc", [0.0, -10.0])
+def test_simulations_with_nan_can_be_left_out(loc, key):
+    def broken():
+        z = numpyro.sample("z", dist.Normal(loc, 1.0))
+        numpyro.sample("x", dist.Delta(jnp.log(z)))
+
+    def learn():
+        return fd.amortize(key, broken, observed="x", num_simulations=400, invalid="drop", **TINY)
+
+    if loc == -10.0:
+        with pytest.raises(ValueError, match="0 of 400 are left"):
+            learn()
+        return
+    x = fd.Simulator(broken, observed="x").draw(jax.random.split(key, 3)[0], 400)[1]
+    with pytest.warns(RuntimeWarning, match=rf"{jnp.isnan(x).mean():.2%} .*'x'") as record:
+        posterior, _ = learn()
+    assert record[0].filename == __file__
+    draws = posterior.sample(key, 0.0, (1000,))["z"]
+    assert jnp.isfinite(draws).all() and draws.mean() > 0.2  # where z is positive
+
+
+def test_a_prior_that_draws_nan_is_an_error(key):
+    class Undefined(dist.Normal):
+        def sample(self, key, sample_shape=()):
+            return jnp.nan * super().sample(key, sample_shape)
+
+    def broken():
+        numpyro.sample("z", Undefined(0.0, 1.0))
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"prior .*'z' in 50 of 50"):
+        fd.amortize(key, broken, observed="x", num_simulations=50, invalid="drop", **TINY)
+
+
+def test_a_likelihood_has_the_datas_support(key):
+    def positive():
+        rate = numpyro.sample("rate", dist.Uniform(0.5, 2.0))
+        numpyro.sample("x", dist.Exponential(rate).expand([2]).to_event(1))
+
+    likelihood, _ = fd.amortize_likelihood(key, positive, observed="x", num_simulations=200, **TINY)
+    given = likelihood.condition({"rate": 1.0})
+    assert (given.sample(key, (1000,)) > 0).all() and given.support(jnp.ones(2))
+
+
+def test_a_likelihood_of_discrete_data_is_an_error(key):
+    def counts():
+        rate = numpyro.sample("rate", dist.Uniform(0.5, 2.0))
+        numpyro.sample("x", dist.Poisson(rate).expand([2]).to_event(1))
+
+    with pytest.raises(ValueError, match=r"continuous.*'x'.*dequantize"):
+        fd.amortize_likelihood(key, counts, observed="x", num_simulations=50, **TINY)

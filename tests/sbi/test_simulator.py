@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.distributions import biject_to
 from scipy import stats
 
 from flowdists import Simulator, fit
@@ -65,6 +66,71 @@ def test_data_given_parameters(key):
     x = made.draw_data(key, theta)
     np.testing.assert_allclose(x[:, :3], 0.5, atol=0.01)
     assert len(np.unique(np.asarray(x[:, 0]))) > 190
+
+
+def hierarchy():
+    group = numpyro.sample("group", dist.Normal(0.0, 3.0))
+    theta = numpyro.sample("theta", dist.Normal(group, 1.0))
+    numpyro.sample("x", dist.Normal(group, 0.5))
+    numpyro.sample("later", dist.Normal(theta, 1.0))
+
+
+def test_data_given_parameters_that_depend_on_others_are_refused(key):
+    with pytest.raises(ValueError, match=r"draw_data: .*'theta'.*'group'"):
+        Simulator(hierarchy, observed="x", latents="theta").draw_data(key, jnp.ones((3, 1)))
+    # The data of one site come before the other.
+    with pytest.raises(ValueError, match=r"'later'.*'group', 'theta'"):
+        Simulator(hierarchy, observed="theta", latents="later").draw_data(key, jnp.ones((3, 1)))
+    x = Simulator(hierarchy, observed="x").draw_data(key, jnp.tile(jnp.array([9.0, 0, 0]), (9, 1)))
+    assert (jnp.abs(x - 9.0) < 5.0).all()
+    assert Simulator(hierarchy, observed="x", latents="group").draw_data(key, x).shape == (9, 1)
+
+
+def test_latent_values_without_data_are_those_of_the_pairs(key):
+    made, keys = simulator(), jax.random.split(key, 20)
+    np.testing.assert_allclose(made.draw_latents(keys), made.draw_each(keys)[0], rtol=1e-6)
+
+
+class AtItsBound(dist.Uniform):
+    def sample(self, key, sample_shape=()):
+        at_high = jax.random.bernoulli(key, 0.5, sample_shape + self.batch_shape)
+        return jnp.where(at_high, self.high, self.low)
+
+
+def test_draws_on_a_bound_are_moved_inside(key):
+    def rounded():
+        numpyro.sample("year", dist.Uniform(2000.0, 2010.0))
+        numpyro.sample(
+            "unit", AtItsBound(jnp.array([0.0, -1.0, 2000.0]), jnp.array([1.0, 1, 2010]))
+        )
+        numpyro.sample("zero", dist.Gamma(1e-3, 1.0))  # underflows
+        numpyro.sample("weights", dist.Dirichlet(jnp.full(3, 1e-2)))
+        numpyro.sample("x", dist.Gamma(1e-3, 1.0))
+
+    made = Simulator(rounded, observed="x")
+    theta, x = made.draw(key, 100_000)
+    values = made.latents.unpack(theta)
+    assert ((theta[:, 0] > 2000) & (theta[:, 0] < 2010)).all()
+    assert jnp.isfinite(biject_to(made.support).inv(theta)).all()
+    assert (x > 0).all() and (values["zero"] < 1e-30).mean() > 0.5
+    bounds = jnp.array([[0.0, -1.0, 2000.0], [1.0, 1.0, 2010.0]])[:, None]
+    np.testing.assert_allclose(jnp.abs(values["unit"] - bounds).min(0), 0.0, atol=2e-4)
+    np.testing.assert_allclose(values["weights"].sum(-1), 1.0, rtol=1e-6)
+
+
+def test_what_is_known_of_the_data():
+    def mixed():
+        top = numpyro.sample("top", dist.Uniform(1.0, 2.0))
+        numpyro.sample("free", dist.Normal(top, 1.0))
+        numpyro.sample("positive", dist.Exponential(top).expand([2]).to_event(1))
+        numpyro.sample("moving", dist.Uniform(0.0, top))
+        numpyro.sample("count", dist.Poisson(top).expand([2]).to_event(1))
+
+    made = Simulator(mixed, observed=("free", "positive", "moving", "count"))
+    assert made.discrete == ("count",)
+    inside = jnp.array([-1.0, 1.0, 1.0, 9.0, 1.0, 1.0])
+    assert made.data_support(inside) and not made.data_support(inside.at[2].set(-1.0))
+    assert Simulator(hierarchy, observed="x").data_support is None
 
 
 def test_a_stream_to_fit(key):

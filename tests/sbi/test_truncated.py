@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 import flowdists as fd
+from tests.tolerances import P_VALUE, STANDARD_ERRORS
 
 QUICK = {"max_epochs": 2, "progress": False}
 
@@ -38,9 +39,94 @@ def test_rounds_close_in_on_the_posterior(key):
     assert 1.0 == acceptance[0] > acceptance[1] > acceptance[2] > 0.05
 
 
+class Rounds:
+    """Stands in for the fit: keeps what it is given, and puts the flow where it is told to."""
+
+    def __init__(self, *centres):
+        self.centres = iter(centres)
+        self.rows = []
+
+    def __call__(self, key, posterior, theta, x, options):
+        self.rows.append((np.asarray(theta[:, 0]), np.asarray(x[:, 0])))
+        around = next(self.centres) + jax.random.normal(key, (4000, 1))
+        return fd.training.FitResult(posterior.flow.data_init(around, around), None)
+
+
+def run(monkeypatch, key, rounds, **options):
+    monkeypatch.setattr("flowdists.sbi.truncated.fit_to", rounds)
+    return fd.amortize_truncated(
+        key,
+        options.pop("model", hierarchy),
+        {"x": 0.5},
+        observed="x",
+        latents="theta",
+        num_rounds=3,
+        flow=fd.MAF,
+        flow_options={"num_layers": 1, "hidden_sizes": (8,)},
+        **options,
+    )
+
+
+def hierarchy():
+    group = numpyro.sample("group", dist.Normal(0.0, 3.0))
+    numpyro.sample("theta", dist.Normal(group, 1.0))
+    numpyro.sample("x", dist.Normal(group, 0.5))
+
+
+def test_each_round_draws_from_the_truncated_joint_distribution(monkeypatch, key):
+    rounds = Rounds(0.0, 1.5, 0.0)
+    _, _, acceptance = run(monkeypatch, key, rounds, num_simulations=3000)
+    assert len(rounds.rows[0][0]) == 3000
+    assert 1.0 == acceptance[0] > acceptance[1] > acceptance[2]
+    # Both regions, of about four deviations: (-4, 4) and (-2.5, 5.5).
+    theta, x = rounds.rows[-1]
+    assert len(theta) > 5000 and -3.2 < theta.min() < -2 and 3.2 < theta.max() < 4.6
+    prior, ends = stats.norm(0.0, 10**0.5), (theta.min(), theta.max())
+    inside = np.sort(theta)[1:-1]
+    levels = (prior.cdf(inside) - prior.cdf(ends[0])) / np.diff(prior.cdf(ends))
+    assert stats.kstest(levels, stats.uniform.cdf).pvalue > P_VALUE
+    # x given theta is Gaussian whatever theta's distribution: cov / var = 0.9.
+    residual = (x - 0.9 * theta) / (9.25 - 9**2 / 10) ** 0.5
+    assert stats.kstest(residual, stats.norm.cdf).pvalue > P_VALUE
+    assert abs(np.corrcoef(residual, theta)[0, 1]) < STANDARD_ERRORS / len(theta) ** 0.5
+
+
+def test_only_what_is_kept_is_simulated(monkeypatch, key):
+    simulated = 0
+
+    def simulate(theta):
+        nonlocal simulated
+        simulated += theta.size
+        return np.zeros(theta.shape, theta.dtype)  # to read theta here could wait for ever
+
+    def costly():
+        theta = numpyro.sample("theta", dist.Uniform(-20.0, 20.0))
+        like = jax.ShapeDtypeStruct((), theta.dtype)
+        x = jax.pure_callback(simulate, like, theta, vmap_method="expand_dims")
+        numpyro.sample("x", dist.Delta(theta + x))
+
+    run(monkeypatch, key, Rounds(0.0, 0.0, 0.0), model=costly, num_simulations=200)
+    assert 600 <= simulated <= 602  # and, to look at the sites, two runs of the model
+
+
+def test_simulations_with_nan_can_be_left_out(monkeypatch, key):
+    def broken():
+        theta = numpyro.sample("theta", dist.Normal(0.0, 1.0))
+        numpyro.sample("x", dist.Delta(jnp.log(theta)))
+
+    rounds = Rounds(0.0, 0.0, 0.0)
+    with pytest.warns(RuntimeWarning, match="left out"):
+        run(monkeypatch, key, rounds, model=broken, num_simulations=200, invalid="drop")
+    assert all((theta > 0).all() for theta, _ in rounds.rows)
+    with pytest.raises(ValueError, match=r"amortize_truncated: .*'x'.*drop"):
+        run(monkeypatch, key, Rounds(0.0), model=broken, num_simulations=200)
+
+
 MISUSE = {
     "outside": ({"outside": 0.7}, ValueError, "outside"),
     "rounds": ({"num_rounds": 0}, ValueError, "num_rounds"),
+    "nan in the data": ({"data": {"x": jnp.nan}, "num_rounds": 1}, ValueError, "finite|NaN"),
+    "invalid": ({"invalid": "keep"}, ValueError, "invalid"),
     "batch of data": ({"data": {"x": jnp.ones(3)}}, ValueError, "one observation"),
     "other data": ({"data": {"y": 1.0}}, ValueError, "missing"),
 }
