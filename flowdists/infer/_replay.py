@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
@@ -25,9 +26,7 @@ def replay(
     indices: Array,
     values: Mapping[str, Array],
 ) -> dict[str, Any]:
-    """The trace of ``model`` at unconstrained ``values`` of its latent sites.
-
-    The supports are those of this very run: they may depend on the data, and on other sites.
+    """As :func:`run_at`, for a choice of the data.
 
     Args:
       model: a NumPyro model.
@@ -36,6 +35,19 @@ def replay(
       plate: the plate of the data.
       indices: the elements of the plate that are in this run.
       values: unconstrained values by site.
+    """
+    return run_at(_Subsample(model, plate, indices), args, kwargs, values)
+
+
+def run_at(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    values: Mapping[str, Array],
+) -> dict[str, Any]:
+    """The trace of ``model`` at unconstrained ``values`` of its latent sites.
+
+    The supports are those of this very run: they may depend on the data, and on other sites.
     """
 
     def constrain(site: dict[str, Any]) -> Array | None:
@@ -46,7 +58,7 @@ def replay(
     key = numpyro.prng_key()
     seeded = handlers.seed(model, rng_seed=jax.random.key(0) if key is None else key)
     # The model's own parameters pass through the block, because supports may depend on them.
-    with handlers.block(hide_fn=lambda site: site["type"] != "param"), _Subsample(plate, indices):
+    with handlers.block(hide_fn=lambda site: site["type"] != "param"):
         return handlers.trace(handlers.substitute(seeded, substitute_fn=constrain)).get_trace(
             *args, **kwargs
         )
@@ -55,8 +67,8 @@ def replay(
 class _Subsample(Messenger):
     """Sets the elements that a plate has, and with them its subsample size."""
 
-    def __init__(self, plate: str, indices: Array) -> None:
-        super().__init__()
+    def __init__(self, model: Callable[..., Any], plate: str, indices: Array) -> None:
+        super().__init__(model)
         self._plate = plate
         self._indices = indices
 
@@ -64,6 +76,21 @@ class _Subsample(Messenger):
         if msg["type"] == "plate" and msg["name"] == self._plate:
             msg["args"] = (msg["args"][0], len(self._indices))
             msg["value"] = self._indices
+
+
+class MoreRows(Messenger):
+    """Gives plates that are subsampled a larger subsample, or all of their elements."""
+
+    def __init__(self, model: Callable[..., Any], sizes: Mapping[str, int]) -> None:
+        super().__init__(model)
+        self._sizes = sizes
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "plate" and msg["name"] in self._sizes:
+            size, num = msg["args"][0], self._sizes[msg["name"]]
+            msg["args"] = (size, num)
+            if num == size:
+                msg["value"] = jnp.arange(size)
 
 
 def constrained_draw(site: dict[str, Any], unconstrained: Array) -> dist.Delta:

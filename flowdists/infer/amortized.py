@@ -27,6 +27,7 @@ from flowdists.infer._source import Source
 from flowdists.infer.module import flow_module
 
 Array = jax.Array
+_ROWS_AT_ONCE = 1 << 16  # of all the draws together that are in memory
 
 
 class AutoAmortizedFlow(AutoGuide):
@@ -301,9 +302,13 @@ class AutoAmortizedFlow(AutoGuide):
             }
             return latents | deterministic
 
-        keys = jax.random.split(rng_key, math.prod(sample_shape))
-        # Compiled, what only the likelihood needs is not computed.
-        draws = jax.jit(jax.vmap(draw))(keys)
+        num_draws = math.prod(sample_shape)
+        num_rows = max(1, len(self._rows(args, kwargs)))
+        at_once = max(1, min(num_draws, _ROWS_AT_ONCE // num_rows))
+        keys = jax.random.split(rng_key, num_draws)
+        # Compiled, what only the likelihood needs is not computed. Compiled in each call, because
+        # the arguments need not be arrays, and the handlers around the call count.
+        draws = jax.jit(lambda keys: jax.lax.map(draw, keys, batch_size=at_once))(keys)
         return {name: x.reshape(*sample_shape, *x.shape[1:]) for name, x in draws.items()}
 
     def global_posterior(self, params: dict[str, Any]) -> Flow:

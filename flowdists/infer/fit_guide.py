@@ -28,6 +28,9 @@ NUM_CHUNKS = 50
 NOISE = 3.0
 """How many standard errors above the best loss pass for as good: the best of many is lucky."""
 
+MAX_SKIPPED = 0.5
+"""The most of a chunk's steps that may be skipped, because they are not finite."""
+
 
 class GuideFit(NamedTuple):
     """A trained guide's parameters and how they got there.
@@ -35,7 +38,8 @@ class GuideFit(NamedTuple):
     Attributes:
       params: the best parameters, by name, for the guide's ``sample_posterior`` and
         ``get_posterior`` and NumPyro's ``Predictive``.
-      losses: the loss of every step, minus an estimate of the ELBO in nats.
+      losses: the loss of every step, minus an estimate of the ELBO in nats; NaN where the step was
+        skipped, because its loss or gradient was not finite.
     """
 
     params: dict[str, Any]
@@ -62,7 +66,13 @@ def fit_guide(
     learning rate warms up and falls to zero, 16 particles, and, with the default loss, gradients by
     the path derivative, which are less noisy. The parameters with the best loss
     (the median over a fiftieth of the steps; up to noise, the latest) are returned, also after
-    Ctrl-C, and kept in the error if a loss is not finite.
+    Ctrl-C.
+
+    The path derivative needs an inverse of the flow at every step. For flows that are slow to
+    invert, as an :class:`~flowdists.IAF` is, ``loss=Trace_ELBO(num_particles=16)`` leaves it off.
+
+    A step whose loss or gradient is not finite is skipped: one draw among many may lie where the
+    model overflows. A warning tells how many were; more than half of a fiftieth are an error.
 
     Args:
       key: PRNG key.
@@ -70,7 +80,7 @@ def fit_guide(
       *args: the model's arguments. JAX arrays are traced, so that they are not copied into the
         program; what the model needs as it is should be a NumPy array or a number.
       model: the model; by default the automatic guide's own.
-      loss: a NumPyro ELBO; ``Trace_ELBO(num_particles=16)`` unless given.
+      loss: a NumPyro ELBO; unless given, ``Trace_ELBO(num_particles=16)`` with the path derivative.
       num_steps: number of steps.
       learning_rate: of the default optimizer, at its peak.
       optimizer: an optax optimizer instead.
@@ -83,8 +93,8 @@ def fit_guide(
       The parameters and the losses.
 
     Raises:
-      NonFiniteLossError: if a loss, or a parameter, is NaN or infinite; ``result`` holds the best
-        until then.
+      NonFiniteLossError: if more than half of the losses and gradients in a fiftieth of the steps,
+        or a parameter, are NaN or infinite; ``result`` holds the best until then.
       TypeError: if there is no model, or an argument is of the wrong type.
       ValueError: for a number out of range, or a name in ``init_params`` that is no parameter's.
 
@@ -141,7 +151,7 @@ def fit_guide(
         args, kwargs = jax.tree.unflatten(structure, given)
 
         def update(state: Any) -> tuple[Any, Array]:
-            state, loss = svi.update(state, *args, **kwargs)
+            state, loss = svi.stable_update(state, *args, **kwargs)
             return state, loss.astype(float)
 
         def rest(state: Any) -> tuple[Any, Array]:
@@ -161,18 +171,21 @@ def fit_guide(
             count = min(size, num_steps - first)
             state, chunk_losses, finite = run(state, first, arrays)
             losses.append(np.asarray(chunk_losses[:count]))
-            mean = float(losses[-1].mean())
-            if not (math.isfinite(mean) and finite):
-                what = "a parameter is not finite" if math.isfinite(mean) else f"the loss is {mean}"
+            good = losses[-1][np.isfinite(losses[-1])]
+            num_bad = count - len(good)
+            if num_bad > MAX_SKIPPED * count or not finite:
+                what = (
+                    f"{num_bad} of {count} losses or gradients are" if finite else "a parameter is"
+                )
                 raise NonFiniteLossError(
-                    f"fit_guide: {what} within steps {first} to {first + count - 1}; the best "
-                    "parameters before that are in this error's `result`",
+                    f"fit_guide: {what} not finite within steps {first} to {first + count - 1}; "
+                    "the best parameters before that are in this error's `result`",
                     best._replace(losses=np.concatenate(losses)),
                 )
             # The median, because an ELBO has outliers.
-            low, median, high = (float(q) for q in np.quantile(losses[-1], (0.25, 0.5, 0.75)))
+            low, median, high = (float(q) for q in np.quantile(good, (0.25, 0.5, 0.75)))
             if median < best_loss:
-                best_loss, best_error = median, (high - low) / math.sqrt(count)
+                best_loss, best_error = median, (high - low) / math.sqrt(len(good))
             # Luck alone would pick parameters from before the learning rate has fallen.
             if median <= best_loss + NOISE * best_error:
                 best = best._replace(params=svi.get_params(state))
@@ -187,4 +200,13 @@ def fit_guide(
         )
     finally:
         bar.close()
-    return best._replace(losses=np.concatenate([np.empty(0), *losses]))
+    best = best._replace(losses=np.concatenate([np.empty(0), *losses]))
+    num_skipped = int(np.isnan(best.losses).sum())
+    if num_skipped:
+        warnings.warn(
+            f"fit_guide: {num_skipped} of {len(best.losses)} steps were skipped, because their "
+            "loss or gradient was not finite: the guide reaches where the model's density is not",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return best

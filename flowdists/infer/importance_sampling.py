@@ -98,7 +98,7 @@ def importance(
     params: dict[str, Any],
     *args: Any,
     num_samples: int = 4000,
-    batch_size: int | None = None,
+    batch_size: int | None = 1000,
     **kwargs: Any,
 ) -> ImportanceResult:
     r"""Weight draws from a guide by :math:`p(x, z) / q(z)`, with Pareto smoothing.
@@ -124,7 +124,8 @@ def importance(
       params: values of the param sites of both, as from ``svi.get_params(state)``.
       *args: arguments of both.
       num_samples: how many draws, at least 25.
-      batch_size: how many of them are computed at a time, to save memory; all by default.
+      batch_size: how many of them are computed at a time, to save memory; None for all. The draws
+        do not depend on it.
       **kwargs: keyword arguments of both.
 
     Raises:
@@ -150,6 +151,8 @@ def importance(
     (1000,)
     """
     num_samples = _check.positive_int("importance", "num_samples", num_samples, least=MIN_SAMPLES)
+    if batch_size is not None:
+        batch_size = min(_check.positive_int("importance", "batch_size", batch_size), num_samples)
     draws = draw(
         "importance",
         key,

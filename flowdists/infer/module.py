@@ -70,7 +70,9 @@ def random_flow_module(name: str, flow: Any, prior: Prior, **options: Any) -> An
 
     Args:
       name: prefix of the sites' names, which are those of :func:`~flowdists.flow_module`.
-      flow: as in :func:`~flowdists.flow_module`.
+      flow: as in :func:`~flowdists.flow_module`; a recipe, usually. A leaf that has a prior is
+        drawn from it, whatever its value in a given flow, of which then the structure counts
+        alone; the present values serve leaves without a prior.
       prior: a distribution that broadcasts to every leaf; or a mapping from the leaves' paths (the
         sites' names after ``name``, such as ``".loc"``) to distributions, where leaves that it
         lacks become ``numpyro.param`` sites; or a function ``(path, shape)`` that returns a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ MAX_HESSIAN_DIM = 128
 _NUM_ITERATIONS = 60
 _NUM_DRAWS = 64
 _NUM_PROBES = 32
+
+_NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError)  # as JAX says that there is none
 
 
 class Start(NamedTuple):
@@ -44,7 +47,9 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
     L-BFGS follows the log-density from ``position``; at every point of its path stands a Gaussian
     with the local curvature. Where a posterior has no mode, as that of a hierarchical scale, a
     point on the way wins. Curvatures are exact here, not L-BFGS's own estimates, up to
-    :data:`MAX_HESSIAN_DIM` dimensions; beyond, they are diagonal (Hutchinson's estimate).
+    :data:`MAX_HESSIAN_DIM` dimensions; beyond, they are diagonal (Hutchinson's estimate). Where the
+    gradient has no derivative (a function with a reverse rule of its own, a special function), they
+    are its differences.
 
     Args:
       key: PRNG key for the draws that estimate the ELBOs.
@@ -95,7 +100,7 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
 
 def _dense(potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
     """The factor of the inverse of the absolute Hessian at ``x``, and Newton's step."""
-    hessian = jax.hessian(potential)(x)
+    hessian = _times_hessian(potential, x, jnp.eye(x.size, dtype=x.dtype), jax.vmap)
     # In units that make the diagonal one: correlated predictors that are not centred would
     # otherwise lose their small eigenvalues to rounding.
     units = jax.lax.rsqrt(_positive(jnp.diag(hessian), 1e-12))
@@ -113,11 +118,41 @@ def _positive(curvature: Array, least: float = 1e-6) -> Array:
 
 def _diagonal(key: Array, potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
     """As :func:`_dense` for the diagonal of the Hessian: the best independent Gaussian's scales."""
+    signs = jax.random.rademacher(key, (_NUM_PROBES, x.size), x.dtype)
+    products = _times_hessian(potential, x, signs, _one_by_one)
+    diagonal = _positive((signs * products).mean(0))
+    return jax.lax.rsqrt(diagonal), -jax.grad(potential)(x) / diagonal
+
+
+def _one_by_one(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return functools.partial(jax.lax.map, function)
+
+
+def _times_hessian(
+    potential: Callable[[Array], Array],
+    x: Array,
+    vectors: Array,
+    mapped: Callable[[Callable[[Array], Array]], Callable[[Array], Array]],
+) -> Array:
+    """The Hessian at ``x`` times each of ``vectors``, by the cheapest way that there is."""
     gradient = jax.grad(potential)
 
-    def probe(key: Array) -> Array:
-        signs = jax.random.rademacher(key, x.shape, x.dtype)
-        return signs * jax.jvp(gradient, (x,), (signs,))[1]
+    def forward(vector: Array) -> Array:
+        return jax.jvp(gradient, (x,), (vector,))[1]
 
-    diagonal = _positive(jax.lax.map(probe, jax.random.split(key, _NUM_PROBES)).mean(0))
-    return jax.lax.rsqrt(diagonal), -gradient(x) / diagonal
+    def reverse(vector: Array) -> Array:
+        return jax.grad(lambda x: jnp.vdot(gradient(x), vector))(x)
+
+    def differences(vector: Array) -> Array:
+        # Unconstrained coordinates are logarithms and the like, whose scale is one; the cube root
+        # balances what is truncated and what is rounded.
+        step = jnp.finfo(x.dtype).eps ** (1 / 3) * jnp.maximum(1.0, jnp.abs(x * vector).max())
+        ahead, behind = x + step * vector, x - step * vector
+        return (gradient(ahead) - gradient(behind)) / (2 * step)
+
+    for product in (forward, reverse):
+        try:
+            return mapped(product)(vectors)
+        except _NO_DERIVATIVE:  # an error of the model's own comes again below
+            continue
+    return mapped(differences)(vectors)

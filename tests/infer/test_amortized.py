@@ -415,6 +415,18 @@ class TestOtherData:
         assert draws.shape == (4000, 2)
         assert (np.abs(draws.mean(0) - direct.mean(0)) < STANDARD_ERRORS * error).all()
 
+    @pytest.mark.parametrize("rows_at_once", [1, 40])
+    def test_draws_in_batches_are_the_same(self, rows_at_once, monkeypatch):
+        guide = small_guide(hierarchical)
+        x = linear_gaussian_data(12)
+        params = perturb(start(guide, x)[2])
+        whole = guide.sample_posterior(KEY, params, x, sample_shape=(2, 5))
+        monkeypatch.setattr("flowdists.infer.amortized._ROWS_AT_ONCE", rows_at_once)
+        batched = guide.sample_posterior(KEY, params, x, sample_shape=(2, 5))
+        for name in whole:
+            np.testing.assert_allclose(batched[name], whole[name], rtol=1e-5, atol=1e-6)
+        assert guide.sample_posterior(KEY, params, x, sample_shape=(0,))["effect"].shape == (0, 12)
+
     def test_missing_observations_are_not_latent(self):
         def model(x, y=None):
             with numpyro.plate("data", len(x)):

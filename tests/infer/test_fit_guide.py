@@ -154,7 +154,7 @@ class TestResult:
 class TestBreakingOff:
     def test_a_loss_that_is_not_finite(self):
         with pytest.raises(
-            fd.NonFiniteLossError, match=r"loss is (inf|nan) within steps"
+            fd.NonFiniteLossError, match=r"3 of 4 losses or gradients are not finite within steps"
         ) as raised:
             quick(optimizer=there_and_back(100, end=1e30))
         params, losses = raised.value.result
@@ -162,16 +162,48 @@ class TestBreakingOff:
         assert loss_at(params["loc"]) < losses[:100].min() + TRAINED
         assert not np.isfinite(losses).all() and len(losses) < 200
 
-    def test_a_parameter_that_is_not_finite_after_the_last_step(self):
+    def test_a_gradient_that_is_never_finite(self):
         def guide():
             loc = numpyro.param("loc", 0.0)
             # Its value is zero, its derivative is not a number.
             numpyro.sample("x", dist.Delta(jnp.sqrt(loc * 0.0)))
 
-        with pytest.raises(fd.NonFiniteLossError, match="a parameter is not finite") as raised:
+        with pytest.raises(fd.NonFiniteLossError, match="1 of 1 losses or gradients") as raised:
             quick(guide, num_steps=1, model=lambda: model())
         assert raised.value.result.params == {"loc": 0.0}
+
+    def test_a_parameter_that_is_not_finite_after_the_last_step(self):
+        with pytest.raises(fd.NonFiniteLossError, match="a parameter is not finite") as raised:
+            quick(num_steps=1, optimizer=optax.sgd(np.inf))
+        assert raised.value.result.params == {"loc": -2.0}
         assert np.isfinite(raised.value.result.losses).all()
+
+    @pytest.mark.parametrize("fault", ["value", "gradient"])
+    def test_steps_that_are_not_finite_are_skipped_with_a_warning(self, fault):
+        """One particle in a hundred is not a number, or its derivative is none."""
+
+        @jax.custom_jvp
+        def at_times(x, is_fault):
+            return jnp.where(is_fault & (fault == "value"), jnp.nan, x)
+
+        @at_times.defjvp
+        def at_times_jvp(primals, tangents):
+            x, is_fault = primals
+            return at_times(x, is_fault), jnp.where(is_fault, jnp.nan, 1.0) * tangents[0]
+
+        def faulty():
+            is_fault = jax.random.uniform(numpyro.prng_key()) < 0.01
+            x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+            numpyro.sample("y", dist.Normal(at_times(x, is_fault), 1.0), obs=1.0)
+
+        options = {"model": faulty, "loss": infer.Trace_ELBO(16), "learning_rate": 0.02}
+        with pytest.warns(RuntimeWarning, match=r"\d+ of 1500 steps were skipped"):
+            params, losses = quick(normal_guide, num_steps=1500, **options)
+        # Of a step all 16 particles have to be good.
+        expected, error = 1 - 0.99**16, (0.13 / 1500) ** 0.5
+        assert abs(np.isnan(losses).mean() - expected) < STANDARD_ERRORS * error
+        guided = dist.Normal(params["loc"], params["scale"])
+        assert dist.kl_divergence(guided, dist.Normal(0.5, 0.5**0.5)) < TRAINED
 
     def test_ctrl_c_returns_the_best_so_far(self, monkeypatch):
         module = importlib.import_module("flowdists.infer.fit_guide")
@@ -201,7 +233,7 @@ class TestBreakingOff:
         def interrupted(*args, **kwargs):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(infer.SVI, "update", interrupted)
+        monkeypatch.setattr(infer.SVI, "stable_update", interrupted)
         with pytest.warns(RuntimeWarning, match="interrupted after 0 of 200 steps"):
             params, losses = quick()
         assert params == {"loc": -2.0}

@@ -1,0 +1,211 @@
+"""The flow guide on models that ask for care: moving supports, odd derivatives, minibatches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from jax.experimental.ode import odeint
+from numpyro import handlers, infer
+from numpyro.infer.util import log_density, potential_energy
+
+import flowdists as fd
+from flowdists.infer import AutoFlow, fit_guide
+from flowdists.infer.start import MAX_HESSIAN_DIM, pathfinder
+from tests.tolerances import FINITE_DIFFERENCE_F64, LOG_DET_F64, ROUND_TRIP_F64, STANDARD_ERRORS
+
+KEY = jax.random.key(0)
+TINY = {"num_layers": 2, "hidden_sizes": (8,)}
+
+
+def start(guide, *args, init=None):
+    """The guide's parameters before training."""
+    svi = infer.SVI(guide.model, guide, optax.sgd(1e-3), infer.Trace_ELBO())
+    return svi.get_params((init or (lambda f: f))(svi.init)(KEY, *args))
+
+
+def triangle():
+    """Uniform on the part of the unit square below its diagonal, weighted by 1 / (1 - a)."""
+    a = numpyro.sample("a", dist.Uniform(0.0, 1.0))
+    numpyro.sample("b", dist.Uniform(0.0, 1.0 - a))
+
+
+def from_data(y):
+    x = numpyro.sample("x", dist.Uniform(y.min(), y.max()))
+    numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+class TestSupportsOfEachRun:
+    @pytest.mark.parametrize("init", [None, jax.jit], ids=["eager", "compiled"])
+    @pytest.mark.parametrize("args", [(triangle,), (from_data, jnp.array([-1.0, 0.5, 2.0]))])
+    def test_the_elbo_is_that_of_the_potential(self, args, init, x64):
+        """Also where the bounds that the guide saw first belong to a program that is over."""
+        model, *data = args
+        guide = AutoFlow(model, fd.RealNVP, **TINY)
+        params = start(guide, *data, init=init)
+        data = [3 * y for y in data]
+        for key in jax.random.split(KEY, 3):
+            seeded = handlers.seed(handlers.substitute(guide, params), key)
+            trace = handlers.trace(seeded).get_trace(*data)
+            u = trace["_auto_latent"]["value"]
+            sites = {name: site["value"] for name, site in trace.items() if name in "abx"}
+            log_q, _ = log_density(guide, data, {}, params | {"_auto_latent": u})
+            log_p, _ = log_density(model, data, {}, sites)
+            potential = potential_energy(model, data, {}, guide._unpack_latent(u))
+            expected = -potential - guide.get_posterior(params).log_prob(u)
+            np.testing.assert_allclose(log_p - log_q, expected, rtol=LOG_DET_F64)
+
+    @pytest.mark.heavy
+    def test_training_and_sampling_are_of_one_distribution(self):
+        """Against the model's moments, by both ways to draw."""
+        guide = AutoFlow(triangle, fd.RealNVP, num_layers=4, hidden_sizes=(16,))
+        params, losses = fit_guide(KEY, guide, num_steps=2000, progress=False)
+        assert np.median(losses[-200:]) < 0.05  # the evidence is one
+        drawn = guide.sample_posterior(KEY, params, sample_shape=(4000,))
+        predictive = infer.Predictive(guide, params=params, num_samples=4000)
+        for draws in (drawn, predictive(jax.random.key(1))):
+            a, b = (np.asarray(draws[name], np.float64) for name in "ab")
+            assert ((b > 0) & (b < 1 - a)).all()
+            for value, expected in ((a, 1 / 2), (b, 1 / 4), (a * b, 1 / 12), (b**2, 1 / 9)):
+                error = value.std() / 4000**0.5
+                assert abs(value.mean() - expected) < STANDARD_ERRORS * error + 0.01
+
+    def test_a_guide_with_fixed_supports_does_not_run_the_model(self):
+        runs = []
+
+        def model(y):
+            runs.append(None)
+            x = numpyro.sample("x", dist.Gamma(2.0, 1.0))
+            numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+        guide = AutoFlow(model, fd.MAF, **TINY)
+        params = start(guide, 1.0)
+        runs.clear()
+        assert "x" in infer.Predictive(guide, params=params, num_samples=3)(KEY)
+        assert not runs
+
+
+@jax.custom_vjp
+def own_reverse(x):
+    """A sum of fourth powers with a reverse rule only."""
+    return (x**4).sum()
+
+
+own_reverse.defvjp(lambda x: (own_reverse(x), x), lambda x, g: (4 * g * x**3,))
+
+
+@jax.custom_vjp
+def without_second(x):
+    """The same with a gradient that has no derivative either: a loop of unknown length."""
+    return (x**4).sum()
+
+
+def _by_a_loop(x, g):
+    powers = jax.lax.while_loop(
+        lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * x), (0, 4 * g * jnp.ones_like(x))
+    )
+    return (powers[1],)
+
+
+without_second.defvjp(lambda x: (without_second(x), x), _by_a_loop)
+
+
+def predators_and_prey():
+    def flow(z, t, rates):
+        growth, eaten, death, fed = rates
+        prey, predators = z
+        return jnp.stack([(growth - eaten * predators) * prey, (fed * prey - death) * predators])
+
+    typical = jnp.log(jnp.array([0.5, 0.1, 0.5, 0.1]))
+    rates = numpyro.sample("rates", dist.LogNormal(typical, 0.1).to_event(1))
+    z = odeint(flow, jnp.array([5.0, 4.0]), jnp.arange(3.0), rates, rtol=1e-5, atol=1e-4)
+    numpyro.sample("y", dist.LogNormal(jnp.log(z), 0.3).to_event(2), obs=4 * jnp.ones((3, 2)))
+
+
+def shape_of_a_gamma():
+    a = numpyro.sample("a", dist.LogNormal(0.0, 0.5))
+    numpyro.factor("censored", jnp.log(jax.scipy.special.gammainc(a, 1.0)))
+
+
+class TestDerivatives:
+    @pytest.mark.parametrize("power", [own_reverse, without_second])
+    @pytest.mark.parametrize("dim", [2, MAX_HESSIAN_DIM + 1])
+    def test_pathfinder_has_the_curvature_all_the_same(self, power, dim, x64):
+        center = jnp.linspace(-1.0, 2.0, dim)
+
+        def potential(x, power):
+            return power(x - center) + 2 * ((x - center) ** 2).sum() + x.sum()
+
+        ordinary = functools.partial(potential, power=lambda x: (x**4).sum())
+        found, expected = (
+            jax.jit(functools.partial(pathfinder, KEY, f))(jnp.zeros(dim))
+            for f in (functools.partial(potential, power=power), ordinary)
+        )
+        tolerance = ROUND_TRIP_F64 if power is own_reverse else FINITE_DIFFERENCE_F64
+        np.testing.assert_allclose(found.loc, expected.loc, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(found.scale, expected.scale, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.heavy
+    @pytest.mark.parametrize("model", [predators_and_prey, shape_of_a_gamma])
+    def test_the_default_guide_starts(self, model):
+        params = start(AutoFlow(model, fd.MAF, **TINY))
+        plain = AutoFlow(model, fd.MAF, init_loc_fn=infer.init_to_median, **TINY)
+        losses = [
+            infer.Trace_ELBO(100).loss(KEY, params, model, guide)
+            for guide, params in (
+                (AutoFlow(model, fd.MAF, **TINY), params),
+                (plain, start(plain)),
+            )
+        ]
+        assert jnp.isfinite(losses[0]) and losses[0] < losses[1]
+
+
+ROWS = np.random.default_rng(0).normal(3.0, 2.0, size=2000)
+
+
+def by_indices(y):
+    mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
+    with numpyro.plate("rows", len(y), subsample_size=5) as rows:
+        numpyro.sample("y", dist.Normal(mean, 2.0), obs=y[rows])
+
+
+def by_subsample(y):
+    mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
+    with numpyro.plate("rows", len(y), subsample_size=5):
+        batch = numpyro.subsample(y, event_dim=0)
+        numpyro.sample("y", dist.Normal(mean, 2.0), obs=batch)
+
+
+def by_argument(batch):
+    mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
+    with numpyro.plate("rows", len(ROWS), subsample_size=len(batch)):
+        numpyro.sample("y", dist.Normal(mean, 2.0), obs=batch)
+
+
+class TestSubsampledPlates:
+    DEVIATION = (1 / 10**2 + len(ROWS) / 2**2) ** -0.5
+
+    @pytest.mark.parametrize("model", [by_indices, by_subsample])
+    def test_the_start_is_that_of_all_rows(self, model):
+        params = start(AutoFlow(model, fd.MAF, **TINY), jnp.asarray(ROWS))
+        mode = self.DEVIATION**2 * ROWS.sum() / 2**2
+        assert abs(params["auto_loc"][0] - mode) < 0.1 * self.DEVIATION
+        np.testing.assert_allclose(params["auto_scale"][0, 0], self.DEVIATION, rtol=1e-3)
+
+    def test_of_rows_that_are_too_many_a_part(self, monkeypatch):
+        monkeypatch.setattr("flowdists.infer.autoflow.MAX_START_ROWS", 1000)
+        params = start(AutoFlow(by_indices, fd.MAF, **TINY), jnp.asarray(ROWS))
+        mode = self.DEVIATION**2 * ROWS.sum() / 2**2
+        # A half of the rows, each counted twice: as far off as the root of 2000/1000 - 1.
+        distance = abs(params["auto_loc"][0] - mode)
+        assert 0.01 * self.DEVIATION < distance < STANDARD_ERRORS * self.DEVIATION
+
+    def test_a_model_that_is_given_its_rows_starts_from_these(self):
+        batch = ROWS[:50]
+        params = start(AutoFlow(by_argument, fd.MAF, **TINY), jnp.asarray(batch))
+        mode = self.DEVIATION**2 * len(ROWS) * batch.mean() / 2**2
+        assert abs(params["auto_loc"][0] - mode) < 0.1 * self.DEVIATION
