@@ -3,11 +3,11 @@
     python examples/glow_images.py [IMAGES.npz | FOLDER] [--minutes N] [--output FOLDER] [...]
 
 Without images it takes MNIST from FLOWDISTS_DATA/images/mnist.npz, or scikit-learn's digits where
-that is missing. Of an .npz it takes the first uint8 array of images (or `--array`), the first
-vector of integers as long as that for labels (or `--labels`), and for held-out images the array
-that has "test" in its name in place of "train". Of a folder it takes the images, fitted to `--size`
-pixels, and subfolders for labels. Where nothing is held out, a tenth is. Labels make the flow
-conditional on classes.
+that is missing. Of an .npz it takes the first uint8 array of images, before others one with "train"
+in its name (or `--array`), the first vector of integers as long as that for labels (or `--labels`),
+and for held-out images the arrays that have "test" in their names in place of "train". Of a folder
+it takes the images, fitted to `--size` pixels, and subfolders for labels. Where nothing is held
+out, a tenth is. Labels make the flow conditional on classes.
 
 Images are cropped to multiples of 2 ** scales. MNIST thus loses its margins, 28x28 pixels become
 24x24, and gains the third scale, without which the parts of a digit do not come together in the
@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ from tqdm import tqdm
 import flowdists as fd
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+GREY = ("1", "L")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 STEPS_PER_CALL, WARM_UP, DECAY, CLIP_NORM = 40, 100, 0.998, 5.0
 CHUNK, SECONDS_BETWEEN_SAVES, MOST_CLASSES, MOST_ROWS = 250, 30, 100, 20
@@ -69,7 +71,7 @@ def read(args: argparse.Namespace) -> tuple[Images, Images, list[str]]:
     if path.is_dir():
         parts = read_folder(path, args.size)
     elif args.images is not None or path.exists():
-        parts = read_npz(path, args.array, args.labels)
+        parts = read_npz(path, args.array, args.labels, args.unconditional)
     else:
         print(f"no {path}: scikit-learn's digits instead")
         digits = load_digits()
@@ -89,34 +91,51 @@ def read(args: argparse.Namespace) -> tuple[Images, Images, list[str]]:
     return Images(pixels[0], train), Images(pixels[1], test), [str(name) for name in names]
 
 
-def read_npz(path: Path, array: str | None, labels: str | None) -> list[Images]:
+def read_npz(
+    path: Path, array: str | None, labels: str | None, unconditional: bool
+) -> list[Images]:
     with np.load(path) as file:
         arrays = dict(file)
 
     def is_images(a: np.ndarray) -> bool:
         return a.dtype == np.uint8 and a.ndim in (3, 4) and a.shape[3:] in ((), (1,), (3,))
 
-    def is_labels(a: np.ndarray) -> bool:
-        integers = a.dtype.kind in "iu" and a.shape == arrays[array].shape[:1]
+    def is_labels(a: np.ndarray, images: str) -> bool:
+        integers = a.dtype.kind in "iu" and a.shape == arrays[images].shape[:1]
         return integers and len(np.unique(a)) <= MOST_CLASSES
 
-    array = array or next((k for k in arrays if is_images(arrays[k])), None)
+    # Training images may come after others in the file.
+    order = sorted(arrays, key=lambda name: ("train" not in name, "test" in name))
+    array = array or next((k for k in order if is_images(arrays[k])), None)
     if array not in arrays or not is_images(arrays[array]):
         raise SystemExit(f"{path}: no uint8 images (n, height, width[, 1 or 3]) in {list(arrays)}")
-    labels = labels or next((k for k in arrays if is_labels(arrays[k])), None)
-    if labels is not None and not (labels in arrays and is_labels(arrays[labels])):
-        raise SystemExit(f"{path}: no integer for each image in `{labels}`")
-    pairs = [(array, labels or "")]
-    if "train" in array and array.replace("train", "test") in arrays:
-        pairs.append(tuple(name.replace("train", "test") for name in pairs[0]))
-    return [Images(arrays[images], arrays.get(classes)) for images, classes in pairs]
+    labels = labels or next((k for k in order if is_labels(arrays[k], array)), None)
+    labels = None if unconditional else labels
+    pairs = [(array, labels)]
+    held_out = array.replace("train", "test")
+    if held_out != array and held_out in arrays:
+        pairs.append((held_out, labels and labels.replace("train", "test")))
+        if labels is not None and labels == pairs[1][1]:
+            raise SystemExit(
+                f"{path}: `{labels}` are the labels of `{array}` or of `{held_out}`, not of both; "
+                "give --unconditional, or names with `train` and `test`"
+            )
+    for images, name in pairs:
+        if name is not None and not (name in arrays and is_labels(arrays[name], images)):
+            raise SystemExit(
+                f"{path}: no integer for each image of `{images}` in `{name}`; name others by "
+                "--labels, or give --unconditional"
+            )
+    return [Images(arrays[images], name and arrays[name]) for images, name in pairs]
 
 
 def read_folder(folder: Path, size: int) -> list[Images]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise SystemExit(f"{folder}: no images, whose names end in {', '.join(sorted(SUFFIXES))}")
-    images = [ImageOps.fit(Image.open(path).convert("RGB"), (size, size)) for path in paths]
+    opened = [Image.open(path) for path in paths]
+    mode = "L" if all(image.mode in GREY for image in opened) else "RGB"
+    images = [ImageOps.fit(image.convert(mode), (size, size)) for image in opened]
     classes = np.array([str(path.parent.relative_to(folder)) for path in paths])
     labels = classes if len(set(classes)) > 1 else None
     return [Images(np.stack([np.asarray(image) for image in images]), labels)]
@@ -124,6 +143,11 @@ def read_folder(folder: Path, size: int) -> list[Images]:
 
 def crop(pixels: np.ndarray, factor: int) -> np.ndarray:
     """The middle of the images, with sides that are multiples of ``factor``; channels last."""
+    if min(pixels.shape[1:3]) < factor:
+        raise SystemExit(
+            f"--scales: images of {pixels.shape[1]}x{pixels.shape[2]} have to be at least "
+            f"{factor}x{factor} for this many"
+        )
     top, left = (size % factor // 2 for size in pixels.shape[1:3])
     height, width = (size - size % factor for size in pixels.shape[1:3])
     pixels = pixels[:, top : top + height, left : left + width]
@@ -231,7 +255,12 @@ def train_flow(args: argparse.Namespace, train: Images, test: Images, names: lis
     checkpoint, history = args.output / "checkpoint.npz", []
     state, steps = start(args, train, len(names)), make_steps(args)
     agreed = {name: getattr(args, name) for name in (*SIZES, "num_bits", "optimizer")}
-    settings = json.dumps({"image": train.pixels.shape[1:], "classes": len(names)} | agreed)
+    data = {
+        "image": train.pixels.shape[1:],
+        "classes": names,
+        "crc32": crc32(np.asarray(train.pixels)),
+    }
+    settings = json.dumps(data | agreed)
     if checkpoint.exists() and not args.restart:
         state, history = read_checkpoint(checkpoint, state, settings)
         print(f"resumed at step {state.step}, after {history[-1][1]:.0f} s")

@@ -44,17 +44,18 @@ class ConvCoupling(Bijector):
         ``(H, W, in)`` to ``(H, W, out)`` with ``out = num_params * changed``, each parameter's
         channels together. With mask "channel", ``in`` and ``changed`` are the channels kept and
         changed, with "checkerboard" both are ``C``. A context is appended to the channels.
-      context_shape: shape of one context, or None.
-      hidden_channels: width of the default conditioner.
+      context_shape: shape of one context, or None. It is flattened, and the same for every pixel.
+      hidden_channels: width of the default conditioner; 512 unless given.
       residual: whether the default conditioner is a :class:`~flowdists.ResidualConvNet`.
-      activation: of the default conditioner: a function, or the name of one in :mod:`jax.nn`.
+      activation: of the default conditioner: a function, or the name of one in :mod:`jax.nn`;
+        "relu" unless given.
       normalize: whether the default conditioner, not residual, normalizes its hidden layers.
       dtype: what the default conditioner computes in, such as "bfloat16".
 
     Raises:
       TypeError: for a key that is not a key, or a conditioner that is not callable.
       ValueError: for an event that is no image, a channel mask on a single channel, or a
-        conditioner whose output does not fit.
+        conditioner whose output does not fit, or that was given beside options of the default one.
 
     >>> layer = ConvCoupling(jax.random.key(0), (8, 8, 4), hidden_channels=16)
     >>> y, log_det = layer.forward_and_log_det(jnp.ones((7, 8, 8, 4)))
@@ -79,9 +80,9 @@ class ConvCoupling(Bijector):
         flip: bool = False,
         conditioner: Any = None,
         context_shape: Sequence[int] | None = None,
-        hidden_channels: int = 512,
+        hidden_channels: int | None = None,
         residual: bool = False,
-        activation: Activation = "relu",
+        activation: Activation | None = None,
         normalize: bool = False,
         dtype: str | None = None,
     ) -> None:
@@ -112,11 +113,24 @@ class ConvCoupling(Bijector):
             )
         out_channels = transformer.num_params * changed
         context_size = 0 if self.context_shape is None else math.prod(self.context_shape)
+        own = {
+            "hidden_channels": hidden_channels,
+            "residual": residual or None,
+            "activation": activation,
+            "normalize": normalize or None,
+            "dtype": dtype,
+        }
+        unused = [name for name, value in own.items() if value is not None]
+        if conditioner is not None and unused:
+            raise ValueError(
+                f"ConvCoupling: `{unused[0]}` is the default conditioner's, and `conditioner` was "
+                "given: set it there"
+            )
         if conditioner is None:
             options: dict[str, Any] = {
-                "hidden_channels": hidden_channels,
+                "hidden_channels": 512 if hidden_channels is None else hidden_channels,
                 "context_size": context_size,
-                "activation": activation,
+                "activation": "relu" if activation is None else activation,
                 "dtype": dtype,
             }
             if residual:

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from flowdists import _check
 from flowdists._pytree import static
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
@@ -21,6 +23,10 @@ class Embedded(Wrapper):
     Contexts are standardized per channel (the last axis) once :meth:`data_init` has seen some, so
     that a flow takes them in the units they come in. ``ConditionalFlow.condition`` embeds each
     context once, however many samples are scored or drawn given it.
+
+    A network whose last channel is a mask (above 0.5 where the others hold data) says so by a true
+    attribute ``ends_in_mask``, as ``DeepSets(..., masked=True)`` does. It gets the mask as it is;
+    what fills up the other channels has no part in their mean and scale, and arrives as zero.
 
     Args:
       bijector: a layer with a ``context_shape``: the embedding's output, or without an embedding
@@ -51,12 +57,13 @@ class Embedded(Wrapper):
     ) -> None:
         self.given_shape = _check.shape("Embedded", "context_shape", context_shape)
         self.bijector = bijector
-        self.normalization = ChannelNorm((self.context_shape or (1,))[-1])
         self.embedding = None
         embedded = self.context_shape
         if embedding is not None:
             self.embedding = Embedding("Embedded", embedding, self.context_shape)
             embedded = (self.embedding.output_size("Embedded"),)
+        num_channels = (self.context_shape or (1,))[-1]
+        self.normalization = ChannelNorm(num_channels - self._ends_in_mask)
         if bijector.context_shape != embedded:
             raise ValueError(
                 f"Embedded: `bijector` must take contexts of shape {embedded}, got "
@@ -74,11 +81,26 @@ class Embedded(Wrapper):
     def embed(self, context: Array | None) -> Array:
         """The contexts as the inner layer takes them, ``(*batch, *inner_context_shape)``."""
         context = _check.context("Embedded.embed", context, self.context_shape)
-        context = self.normalization(self._with_channels(context)).reshape(context.shape)
+        context = self._standardized(context).reshape(context.shape)
         return context if self.embedding is None else self.embedding(context)
 
-    def _with_channels(self, context: Array) -> Array:
-        return context if self.context_shape else context[..., None]
+    @property
+    def _ends_in_mask(self) -> bool:
+        return self.embedding is not None and self.embedding.ends_in_mask
+
+    def _standardized(self, context: Array) -> Array:
+        channels, mask = self._split(context)
+        if mask is None:
+            return self.normalization(channels)
+        # The location is zero once standardized; a filler of NaN must not reach the gradient.
+        channels = jnp.where(mask > 0.5, channels, self.normalization.loc)
+        return jnp.concatenate([self.normalization(channels), mask], axis=-1)
+
+    def _split(self, context: Array) -> tuple[Array, Array | None]:
+        """The channels to be standardized, with an axis of their own, and the mask if any."""
+        if self._ends_in_mask:
+            return context[..., :-1], context[..., -1:]
+        return context if self.context_shape else context[..., None], None
 
     def condition(self, context: Array) -> Conditioned:
         """The inner layer given ``context``, which is embedded here and now."""
@@ -96,6 +118,8 @@ class Embedded(Wrapper):
         """Return the layer that standardizes ``context``, its inner layer initialized too."""
         context = _check.context("Embedded.data_init", context, self.context_shape)
         layer = copy.copy(self)
-        layer.normalization = self.normalization.data_init(self._with_channels(context))
+        channels, mask = self._split(context)
+        present = None if mask is None else mask > 0.5
+        layer.normalization = self.normalization.data_init(channels, present)
         layer.bijector, value = self.bijector.data_init(value, layer.embed(context), direction)
         return layer, value

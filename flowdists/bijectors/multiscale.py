@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from flowdists.bijectors._events import batch_of
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
+from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.conditioned import Conditioned
+from flowdists.bijectors.embedded import Embedded
 from flowdists.bijectors.foreign import as_bijector
 
 
@@ -168,3 +171,12 @@ class MultiScale(Bijector):
 
 def _own(scale: Bijector, context: Array | None) -> Array | None:
     return None if scale.context_shape is None else context
+
+
+def multi_scale(bijector: Bijector) -> MultiScale | None:
+    """The layer that cuts the base's values into scales, if ``bijector`` has one at its base."""
+    if isinstance(bijector, Chain):
+        return multi_scale(bijector.layers[0])
+    if isinstance(bijector, Conditioned | Embedded):
+        return multi_scale(bijector.bijector)
+    return bijector if isinstance(bijector, MultiScale) else None

@@ -101,7 +101,8 @@ def Glow(
       num_classes: for labels as context: then :meth:`~flowdists.ConditionalFlow.condition` takes
         integers below it.
       context_shape: shape of one context, for a conditional flow. Contexts enter all networks and
-        priors, through weights that start at zero.
+        priors, through weights that start at zero: flattened, and the same for every pixel. For
+        images as contexts use ``embedding``.
       base: a NumPyro distribution over ``H * W * C`` latents; standard normal unless given.
       embedding: None; or any callable pytree that maps one context to a vector, trained with the
         flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
@@ -111,7 +112,9 @@ def Glow(
       activation: a function, or the name of one in :mod:`jax.nn`.
       dtype: what the networks compute in, such as "bfloat16".
       memory: "store", "checkpoint" or "invert", as in :class:`~flowdists.Repeat`: whether the
-        memory of training grows with ``steps_per_scale``.
+        memory of training grows with ``steps_per_scale``. "invert" has derivatives in reverse mode
+        only. It is configuration, which a saved flow keeps: ``load(path, like=Glow(...,
+        memory="store"))`` reads it as another one.
 
     Returns:
       A :class:`~flowdists.Flow`, or a :class:`~flowdists.ConditionalFlow` with classes or a

@@ -52,7 +52,8 @@ def RealNVPImage(
       steps_per_scale: couplings of each kind in every scale; neighbours exchange what they keep.
       hidden_channels: width of the networks.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
-      context_shape: shape of one context, for a conditional flow.
+      context_shape: shape of one context, for a conditional flow. It is flattened, and the same for
+        every pixel; for images as contexts use ``embedding``.
       num_classes: for labels as context, in place of ``context_shape``: then
         :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
       base: a NumPyro distribution over ``H * W * C`` latents; standard normal unless given.

@@ -2,18 +2,22 @@
 
 from flowdists.images.dequantization import VariationalDequantizer, image_log_prob
 from flowdists.images.inpainting import inpaint, inpainting_model
+from flowdists.images.joint import DequantizedFit, fit_dequantized
 from flowdists.images.latents import decode, encode
 from flowdists.images.manipulation import attribute_direction, interpolate, move
-from flowdists.images.pixels import bits_per_dim, dequantize, reduce_bits, to_uint8
+from flowdists.images.pixels import bits_per_dim, dequantize, from_uint8, reduce_bits, to_uint8
 from flowdists.images.sampling import reconstruct, sample_from_noise
 
 __all__ = [
+    "DequantizedFit",
     "VariationalDequantizer",
     "attribute_direction",
     "bits_per_dim",
     "decode",
     "dequantize",
     "encode",
+    "fit_dequantized",
+    "from_uint8",
     "image_log_prob",
     "inpaint",
     "inpainting_model",

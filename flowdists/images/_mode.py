@@ -137,12 +137,10 @@ def _mode_backward(saved: tuple[Array, Posterior], cotangent: Array) -> tuple[No
         posterior = Posterior(flow, observed, mask, noise_scale)
         return jax.grad(lambda u: -posterior.log_joints(u, 1.0)[0].sum())(u)
 
-    def curvature(direction: Array) -> Array:
-        return jax.jvp(lambda u: slope(u, flow, observed, noise_scale), (u,), (direction,))[1]
-
-    solution, _ = jax.scipy.sparse.linalg.cg(curvature, -cotangent)
-    _, pull_back = jax.vjp(functools.partial(slope, u), flow, observed, noise_scale)
-    of_flow, of_observed, of_noise_scale = pull_back(solution)
+    # Its derivative in u is symmetric; reverse mode is all that some layers have.
+    _, pull_back = jax.vjp(slope, u, flow, observed, noise_scale)
+    solution, _ = jax.scipy.sparse.linalg.cg(lambda v: pull_back(v)[0], -cotangent)
+    _, of_flow, of_observed, of_noise_scale = pull_back(solution)
     no_tangent: Any = np.zeros(mask.shape, jax.dtypes.float0)  # as JAX wants it of booleans
     return None, Posterior(of_flow, of_observed, no_tangent, of_noise_scale)
 

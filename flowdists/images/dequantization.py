@@ -11,13 +11,15 @@ from numpyro.distributions import constraints
 
 from flowdists import _check
 from flowdists._pytree import describe, make_pytree_class
-from flowdists.bijectors.base import Array
+from flowdists.bases import StandardLogistic, StandardNormal
+from flowdists.bijectors.base import Array, Bijector
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.support import to_support
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.images.latents import as_flow
-from flowdists.images.pixels import centers, dequantize, levels_of, place
+from flowdists.images.learned_noise import LearnedNoise
+from flowdists.images.pixels import centers, check_num_bits, dequantize, levels_of, place
 
 
 class Dequantizer(Protocol):
@@ -33,19 +35,22 @@ class Dequantizer(Protocol):
 class VariationalDequantizer:
     """Noise that a conditional flow has learned (Ho, Chen, Srinivas, Duan & Abbeel 2019).
 
-    The noise is the sigmoid of a sample of the flow, whose context is the image, at the middles of
-    its bins on the scale (-0.5, 0.5). It makes the bound of :func:`~flowdists.image_log_prob`
-    tighter than uniform noise does, once it is trained together with the density: maximize the
-    bound with respect to both. A flow of standard logistic samples makes uniform noise. The leaves
-    are the flow's parameters.
+    The noise is the sigmoid of what the flow's layers make of standard logistic draws, given the
+    image, at the middles of its bins on the scale (-0.5, 0.5). Layers that start as the identity,
+    as those of recipes do, thus start with uniform noise. Trained together with the density, by
+    :func:`~flowdists.images.fit_dequantized`, it makes the bound of
+    :func:`~flowdists.image_log_prob` tighter than uniform noise does. The leaves are the flow's
+    parameters.
 
     Args:
       flow: its event shape and its context shape are those of an image. Recipes for vectors take
-        both of any rank: ``RealNVP(key, (28, 28, 1), context_shape=(28, 28, 1))``.
+        both of any rank: ``RealNVP(key, (28, 28, 1), context_shape=(28, 28, 1))``. Its layers
+        count; its base, standard normal, does not.
 
     Raises:
       TypeError: if ``flow`` is not a ConditionalFlow.
-      ValueError: if its context shape is not its event shape, or it has batch axes.
+      ValueError: if its context shape is not its event shape, it has batch axes, or its base was
+        chosen.
 
     >>> from flowdists.images import VariationalDequantizer
     >>> flow = RealNVP(jax.random.key(0), (2, 2, 1), context_shape=(2, 2, 1), num_layers=2)
@@ -75,6 +80,11 @@ class VariationalDequantizer:
                 "VariationalDequantizer: `flow` must have no batch axes, got batch shape "
                 f"{flow.base.batch_shape}"
             )
+        if not isinstance(flow.base, StandardNormal):
+            raise ValueError(
+                "VariationalDequantizer: `flow` must have a standard normal base, in whose place "
+                f"standard logistic draws come, got {type(flow.base).__name__}"
+            )
         self.flow = flow
 
     def condition(self, images: Any, num_bits: int = 8) -> Flow:
@@ -88,7 +98,29 @@ class VariationalDequantizer:
         levels = levels_of(caller, images, num_bits)
         _check.event_shape(caller, "images", levels.shape, shape, len(shape))
         layer = Conditioned(self.flow.bijector, centers(levels, num_bits))
-        return Flow(self.flow.base, Chain([layer, to_support(constraints.unit_interval)]))
+        base = StandardLogistic(shape)
+        return Flow(base, Chain([layer, to_support(constraints.unit_interval)]))
+
+    def layer(self, num_bits: int = 8) -> Bijector:
+        """Return the noise as the last layer of a flow, from learned to uniform noise.
+
+        A flow that ends in it has, at uniformly dequantized images, the densities of the bound: in
+        place of :func:`~flowdists.image_log_prob` there is then the flow's own ``log_prob``.
+
+        Args:
+          num_bits: bits of the images, from 1 to 8.
+
+        >>> from flowdists.images import VariationalDequantizer
+        >>> shape = (2, 2, 1)
+        >>> noise = VariationalDequantizer(RealNVP(jax.random.key(0), shape, context_shape=shape))
+        >>> flow = Flow(StandardNormal(shape), Chain([Reverse(shape), noise.layer(num_bits=5)]))
+        >>> images = jnp.zeros((7, 2, 2, 1), jnp.uint8)
+        >>> flow.log_prob(fd.dequantize(jax.random.key(1), images, num_bits=5)).shape
+        (7,)
+        """
+        return LearnedNoise(
+            self.flow.bijector, check_num_bits("VariationalDequantizer.layer", num_bits)
+        )
 
     def sample_and_log_prob(
         self, key: Array, images: Any, num_bits: int = 8

@@ -40,7 +40,8 @@ def inpainting_model(flow: Flow, observed: Any, mask: Any, noise_scale: Any = 0.
 
     Raises:
       TypeError: if ``flow`` is not a Flow, ``observed`` not floating point or ``mask`` not boolean.
-      ValueError: if shapes do not fit, or the noise is known and not positive.
+      ValueError: if shapes do not fit; if the noise is known and not positive; or if observed
+        pixels are known to hold NaN, or levels 0 to 255 cast to floats.
 
     >>> from flowdists.images import inpainting_model
     >>> from numpyro.infer import MCMC, NUTS
@@ -143,7 +144,9 @@ def _as_observed(caller: str, flow: Any, observed: Any, mask: Any) -> tuple[Flow
     what = "the batch shapes of the images and of `flow`"
     broadcast(caller, what, shape[: len(shape) - flow.event_dim], flow.batch_shape)
     # A NaN would reach gradients even where its own term of the density is masked.
-    return flow, jnp.where(mask, observed, 0.0), jnp.broadcast_to(mask, shape)
+    observed = jnp.where(mask, observed, 0.0)
+    _check.pixels(caller, "observed", observed)
+    return flow, observed, jnp.broadcast_to(mask, shape)
 
 
 def _check_scale(caller: str, noise_scale: Any) -> None:

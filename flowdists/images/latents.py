@@ -11,10 +11,8 @@ import jax.numpy as jnp
 from flowdists import _check
 from flowdists.bases import temper
 from flowdists.bijectors._events import batch_of
-from flowdists.bijectors.base import Array, Bijector, Shape
-from flowdists.bijectors.chain import Chain
-from flowdists.bijectors.conditioned import Conditioned
-from flowdists.bijectors.multiscale import MultiScale
+from flowdists.bijectors.base import Array, Shape
+from flowdists.bijectors.multiscale import multi_scale
 from flowdists.distribution import ConditionalFlow, Flow
 
 
@@ -35,7 +33,8 @@ def encode(flow: Flow, x: Any) -> tuple[Array, ...]:
 
     Raises:
       TypeError: if ``flow`` is not a Flow, or ``x`` not floating point.
-      ValueError: if ``x`` has another event shape.
+      ValueError: if ``x`` has another event shape; or is known to hold NaN, or levels 0 to 255 cast
+        to floats.
 
     >>> from flowdists.images import decode, encode
     >>> flow = Flow(StandardNormal((64,)), MultiScale([Inverse(Squeeze((8, 8, 1))),
@@ -77,6 +76,7 @@ def encode_as(caller: str, argument: str, flow: Any, x: Any) -> tuple[Array, ...
     flow = as_flow(caller, flow)
     x = _check.float_array(caller, argument, x)
     _check.event_shape(caller, argument, x.shape, flow.event_shape, flow.event_dim)
+    _check.pixels(caller, argument, x)
     return split(flow, flow.bijector.inverse(x))
 
 
@@ -91,19 +91,19 @@ def as_flow(caller: str, flow: Any) -> Flow:
 
 def latent_shapes(flow: Flow) -> tuple[Shape, ...]:
     """The shapes of one image's latents, the finest scale first."""
-    layer = _multi_scale(flow.bijector)
+    layer = multi_scale(flow.bijector)
     return (flow.base.event_shape,) if layer is None else layer.latent_shapes
 
 
 def split(flow: Flow, z: Array) -> tuple[Array, ...]:
     """A value of the base as latents, scale by scale."""
-    layer = _multi_scale(flow.bijector)
+    layer = multi_scale(flow.bijector)
     return (z,) if layer is None else layer.pyramid(z)
 
 
 def join(flow: Flow, latents: Sequence[Array]) -> Array:
     """The inverse of :func:`split`, for latents that :func:`as_latents` has checked."""
-    layer, shapes = _multi_scale(flow.bijector), latent_shapes(flow)
+    layer, shapes = multi_scale(flow.bijector), latent_shapes(flow)
     batches = [batch_of(part, shape) for part, shape in zip(latents, shapes, strict=True)]
     batch = jnp.broadcast_shapes(*batches)
     parts = [jnp.broadcast_to(p, batch + s) for p, s in zip(latents, shapes, strict=True)]
@@ -146,12 +146,3 @@ def center(flow: Flow) -> Array:
     """
     # At temperature 0 every draw is the location, whatever the key: also where there is no mean.
     return temper(flow.base, 0.0).sample(jax.random.key(0))
-
-
-def _multi_scale(bijector: Bijector) -> MultiScale | None:
-    """The layer that cuts the base's values into scales, if there is one."""
-    if isinstance(bijector, Chain):
-        return _multi_scale(bijector.layers[0])
-    if isinstance(bijector, Conditioned):
-        return _multi_scale(bijector.bijector)
-    return bijector if isinstance(bijector, MultiScale) else None

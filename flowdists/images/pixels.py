@@ -92,15 +92,38 @@ def to_uint8(x: Any, num_bits: int = 8) -> Array:
     [  0 128 128 128]
     """
     x = _check.float_array("to_uint8", "x", x)
-    num_bits = _check_num_bits("to_uint8", num_bits)
-    if _is_known(x):
-        undefined = int(np.isnan(np.asarray(x)).sum())
-        if undefined:
-            raise ValueError(f"to_uint8: `x` must not hold NaN, got {undefined} NaN of {x.size}")
+    num_bits = check_num_bits("to_uint8", num_bits)
+    _check.no_nan("to_uint8", "x", x)
     half = 2 ** (num_bits - 1)
     # In this order nothing is rounded: a product with a power of two, and a sum of integers.
     levels = jnp.clip(jnp.floor(x * (2 * half)), -half, half - 1) + half
     return jnp.nan_to_num(levels).astype(jnp.uint8) << (8 - num_bits)
+
+
+def from_uint8(images: Any, num_bits: int = 8) -> Array:
+    """The middles of the bins of images: dequantization without noise.
+
+    The values to encode, or to condition on, where the same image should always give the same
+    result. :func:`to_uint8` is the inverse, but for the bits that are cut off. For training there
+    is :func:`dequantize`: densities of values without noise grow without bound.
+
+    Args:
+      images: uint8 levels 0 to 255, any shape.
+      num_bits: bits to keep, from 1 to 8.
+
+    Returns:
+      Values in (-0.5, 0.5) of JAX's default float dtype, of the shape of ``images``.
+
+    Raises:
+      TypeError: if the images are not uint8.
+      ValueError: if ``num_bits`` is out of range.
+
+    >>> from flowdists.images import from_uint8, to_uint8
+    >>> x = from_uint8(jnp.array([0, 128, 255], jnp.uint8), num_bits=1)
+    >>> print(x, to_uint8(x, num_bits=1))
+    [-0.25  0.25  0.25] [  0 128 128]
+    """
+    return centers(levels_of("from_uint8", images, num_bits), num_bits)
 
 
 def bits_per_dim(log_prob: Any, event_shape: Shape, num_bits: int = 8) -> Array:
@@ -127,13 +150,13 @@ def bits_per_dim(log_prob: Any, event_shape: Shape, num_bits: int = 8) -> Array:
     """
     log_prob = _check.float_array("bits_per_dim", "log_prob", log_prob)
     shape = _check.shape("bits_per_dim", "event_shape", event_shape)
-    num_bits = _check_num_bits("bits_per_dim", num_bits, least=0)
+    num_bits = check_num_bits("bits_per_dim", num_bits, least=0)
     return num_bits - log_prob / (math.prod(shape) * math.log(2))
 
 
 def levels_of(caller: str, images: Any, num_bits: Any) -> Array:
     """Check uint8 ``images`` and reduce them to levels of ``num_bits`` bits."""
-    num_bits = _check_num_bits(caller, num_bits)
+    num_bits = check_num_bits(caller, num_bits)
     try:
         images = jnp.asarray(images)
     except TypeError as error:
@@ -151,9 +174,15 @@ def place(levels: Array, u: Array, num_bits: int) -> Array:
     Rounding never leads out of a bin, nor to its ends; for that ``u`` moves by at most one unit of
     rounding, which its gradient does not see.
     """
-    margin = 2.0 ** (num_bits - _significant_bits(u.dtype))
-    u = u + jax.lax.stop_gradient(jnp.clip(u, margin, 1 - margin) - u)
-    return (levels.astype(u.dtype) + u) / 2**num_bits - 0.5
+    return (levels.astype(u.dtype) + _inside(u, num_bits)) / 2**num_bits - 0.5
+
+
+def bins(x: Array, num_bits: int) -> tuple[Array, Array]:
+    """The inverse of :func:`place`: levels, as floats, and parts, strictly inside of (0, 1)."""
+    half = 2 ** (num_bits - 1)
+    scaled = x * (2 * half)  # a power of two: nothing is rounded
+    below = jnp.floor(scaled)
+    return below + half, _inside(scaled - below, num_bits)
 
 
 def centers(levels: Array, num_bits: int) -> Array:
@@ -161,11 +190,18 @@ def centers(levels: Array, num_bits: int) -> Array:
     return (levels.astype(jnp.result_type(float)) + 0.5) / 2**num_bits - 0.5
 
 
+def _inside(u: Array, num_bits: int) -> Array:
+    """Parts of bins, moved off their ends by no more than a unit of rounding."""
+    margin = 2.0 ** (num_bits - _significant_bits(u.dtype))
+    return u + jax.lax.stop_gradient(jnp.clip(u, margin, 1 - margin) - u)
+
+
 def _significant_bits(dtype: Any) -> int:
     return int(jnp.finfo(dtype).nmant) + 1
 
 
-def _check_num_bits(caller: str, num_bits: Any, least: int = 1) -> int:
+def check_num_bits(caller: str, num_bits: Any, least: int = 1) -> int:
+    """``num_bits`` as an int from ``least`` to 8."""
     is_integer = isinstance(num_bits, int | np.integer) and not isinstance(num_bits, bool)
     if not is_integer or not least <= num_bits <= 8:
         raise ValueError(f"{caller}: `num_bits` must be an int from {least} to 8, got {num_bits!r}")

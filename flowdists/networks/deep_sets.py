@@ -24,7 +24,8 @@ class DeepSets(Network):
     the density depend on a set of observations, not on their order.
 
     With ``masked``, sets of different sizes share one array: the last feature of each element is 1
-    if it is there and 0 if it only fills up the array; whatever else a filler holds is ignored.
+    if it is there and 0 if it only fills up the array; whatever else a filler holds is ignored. The
+    contexts of a flow have to be finite, so fill those with zeros, not with NaN.
 
     Args:
       key: PRNG key.
@@ -75,18 +76,23 @@ class DeepSets(Network):
         self.element = MLP(element_key, in_size, sizes[-1], **options)
         self.output = MLP(output_key, sizes[-1] + 1, out_size, **options)
 
+    @property
+    def ends_in_mask(self) -> bool:
+        """Whether the last feature is a mask, which is not to be standardized."""
+        return self.masked
+
     def __call__(self, x: Array) -> Array:
         """Map sets ``(*batch, n, in_size)``, or ``in_size + 1`` with a mask, to vectors.
 
         The output of a set without elements is that of features of zero.
         """
-        if self.masked:
-            x, present = x[..., :-1], x[..., -1:] > 0.5
-            x = jnp.where(present, x, 0.0)  # a filler of NaN must not reach the gradient
-        else:
-            present = jnp.ones((*x.shape[:-1], 1), bool)
+        mask = x[..., -1:] if self.masked else jnp.ones_like(x[..., :1])
+        present = mask > 0.5
+        if self.masked:  # a filler of NaN must not reach the gradient
+            x = jnp.where(present, x[..., :-1], 0.0)
         features = self.element(x)
-        count = present.sum(axis=-2).astype(features.dtype)
+        # A mask of NaN is neither, and makes the output NaN.
+        count = jnp.where(jnp.isnan(mask), mask, present).sum(axis=-2).astype(features.dtype)
         if self.pooling == "max":
             pooled = jnp.where(present, features, -jnp.inf).max(axis=-2)
             pooled = jnp.where(count > 0, pooled, 0.0)

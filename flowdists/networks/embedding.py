@@ -17,7 +17,9 @@ Shape = tuple[int, ...]
 class Embedding(Network):
     """A network of one context, applied to each context of a batch.
 
-    Its float arrays are parameters; everything else in it is configuration.
+    Its float arrays are parameters; everything else in it is configuration. A network whose
+    ``ends_in_mask`` is true takes the last channel of a context for a mask: above 0.5 where the
+    other channels hold data.
 
     Args:
       caller: what to call the caller in an error message.
@@ -31,6 +33,7 @@ class Embedding(Network):
 
     network: Any
     context_shape: Shape = static()
+    ends_in_mask: bool = static()
 
     def __init__(self, caller: str, function: Any, context_shape: Shape) -> None:
         if not callable(function):
@@ -40,6 +43,7 @@ class Embedding(Network):
         is_ours = isinstance(function, Network)
         self.network = function if is_ours else Partitioned(function, is_float_array)
         self.context_shape = context_shape
+        self.ends_in_mask = bool(getattr(function, "ends_in_mask", False))
         self.output_size(caller)
 
     def __call__(self, context: Array) -> Array:

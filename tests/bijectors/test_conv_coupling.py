@@ -62,6 +62,12 @@ def test_any_callable_pytree_is_a_conditioner():
         ({"event_shape": (1, 1, 2), "mask": "checkerboard"}, ValueError, "at least 2 pixels"),
         ({"event_shape": (4,)}, ValueError, r"must be \(height, width, channels\)"),
         ({"mask": "half"}, ValueError, "`mask` must be one of"),
+        (
+            {"conditioner": Conv(KEY, 1, 2), "hidden_channels": 8},
+            ValueError,
+            "`hidden_channels` is the default conditioner's, and `conditioner` was given",
+        ),
+        ({"conditioner": Conv(KEY, 1, 2), "normalize": True}, ValueError, "`normalize` is the def"),
         ({"normalize": True, "residual": True}, ValueError, "`normalize` must be False"),
     ],
 )

@@ -13,6 +13,7 @@ from numpyro.infer import MCMC, NUTS
 import flowdists as fd
 from tests import table
 from tests.tolerances import (
+    AGREE_F32,
     FINITE_DIFFERENCE_F64,
     INTEGRAL,
     LOG_DET_F64,
@@ -110,6 +111,18 @@ class TestEmbedding:
         np.testing.assert_allclose(embedded.mean(0), 0.0, atol=0.02)
         np.testing.assert_allclose(embedded.std(0), 1.0, rtol=0.02)
 
+    @pytest.mark.parametrize("unit", [1e-30, 1e25])
+    def test_contexts_in_any_unit_are_seen(self, unit, key):
+        x, context = jax.random.normal(key, (2, 100, 2))
+        flow = moved(fd.MAF(key, (2,), context_shape=(2,), **SMALL))
+        scores = flow.data_init(x, context).condition(context).log_prob(x)
+        scaled = flow.data_init(x, unit * context).condition(unit * context).log_prob(x)
+        np.testing.assert_allclose(scaled, scores, rtol=1e-4, atol=1e-4)
+        assert (
+            jnp.abs(flow.data_init(x, context).condition(2 * context).log_prob(x) - scores).max()
+            > 0.1
+        )
+
     @pytest.mark.parametrize("context_shape", [(), (4,), (3, 4), (2, 2, 4)])
     def test_contexts_of_any_rank(self, context_shape, key):
         flow = fd.MAF(key, (2,), context_shape=context_shape, **SMALL)
@@ -139,6 +152,94 @@ class TestEmbedding:
         )
         with pytest.raises(ValueError, match=r"DeepSets.*like"):
             fd.load(tmp_path / "flow")
+
+
+def with_mask(elements, present):
+    return jnp.concatenate([elements, present[..., None].astype(float)], -1)
+
+
+class TestMaskedSets:
+    """Sets of different sizes as contexts, in units far from standard ones."""
+
+    @staticmethod
+    def data(key, share, rows=200):
+        keys = jax.random.split(key, 3)
+        x = jax.random.normal(keys[0], (rows, 2))
+        elements = 100.0 + 20.0 * (x[:, None] + jax.random.normal(keys[1], (rows, 6, 2)))
+        return x, elements, jax.random.bernoulli(keys[2], share, (rows, 6))
+
+    @staticmethod
+    def flow(key):
+        network = fd.DeepSets(key, 2, 4, hidden_sizes=(8,), activation="tanh", masked=True)
+        return fd.MAF(key, (2,), context_shape=(6, 3), embedding=network, **SMALL)
+
+    @pytest.mark.parametrize("share", [1.0, 0.9, 0.3])
+    def test_what_is_there_counts_and_nothing_else(self, share, key):
+        x, elements, present = self.data(key, share)
+        there = present[..., None]
+        context = with_mask(jnp.where(there, elements, 1e6), present)
+        result = fd.fit(key, self.flow(key), x, context=context, max_epochs=2, progress=False)
+        flow = moved(result.flow, 0.1)
+        score = jax.jit(lambda context: flow.condition(context).log_prob(x))
+        scores = score(context)
+        moved_scores = score(with_mask(jnp.where(there, elements + 30.0, 1e6), present))
+        some = present.any(-1)
+        assert (jnp.abs(moved_scores - scores)[some] > 1e-3).mean() > 0.9
+        for filler in (0.0, -1e20):
+            other = with_mask(jnp.where(there, elements, filler), present)
+            np.testing.assert_array_equal(score(other), scores)
+            np.testing.assert_allclose(
+                flow.condition(other).log_prob(x), scores, rtol=10 * AGREE_F32
+            )
+        np.testing.assert_allclose(score(context[:, ::-1]), scores, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("share", [1.0, 0.9, 0.3])
+    def test_they_are_standardized_by_what_is_there(self, share, key):
+        x, elements, present = self.data(key, share)
+        context = with_mask(jnp.where(present[..., None], elements, 1e6), present)
+        norm = self.flow(key).data_init(x, context).bijector.normalization
+        there = np.asarray(elements)[np.asarray(present)]
+        np.testing.assert_allclose(norm.loc, there.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(jnp.exp(norm.log_scale), there.std(0), rtol=1e-5)
+
+    def test_fillers_of_nan_leave_values_and_gradients_alone(self, key):
+        x, elements, present = self.data(key, 0.5)
+        there = present[..., None]
+        flow = moved(self.flow(key).data_init(x, with_mask(elements, present)), 0.1)
+        loss = lambda flow, context: flow.condition(context).log_prob(x).sum()
+        value_and_grad = jax.jit(jax.value_and_grad(loss))
+        expected, given = (
+            value_and_grad(flow, with_mask(jnp.where(there, elements, filler), present))
+            for filler in (0.0, jnp.nan)
+        )
+        for a, b in zip(*map(jax.tree.leaves, (given, expected)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_nan_in_what_is_there_or_in_the_mask_is_not_hidden(self, key):
+        flow = moved(self.flow(key), 0.1)
+        context = jnp.ones((6, 3))
+        score = jax.jit(lambda context: flow.condition(context).log_prob(jnp.ones(2)))
+        assert jnp.isfinite(score(context))
+        for position in ((2, 0), (2, 2)):
+            assert jnp.isnan(score(context.at[position].set(jnp.nan)))
+
+    def test_another_network_may_have_a_mask(self, key):
+        class Total(eqx.Module):
+            weight: jax.Array
+            ends_in_mask: bool = eqx.field(static=True, default=True)
+
+            def __call__(self, context):
+                assert context.shape == (6, 3)
+                return (context[:, :2] * context[:, 2:]).sum(0) @ self.weight
+
+        x, elements, present = self.data(key, 0.9)
+        flow = fd.MAF(key, (2,), context_shape=(6, 3), embedding=Total(jnp.eye(2)), **SMALL)
+        flow = flow.data_init(x, with_mask(elements, present))
+        embedded = flow.bijector.embed(with_mask(elements, present))
+        loc, log_scale = flow.bijector.normalization.loc, flow.bijector.normalization.log_scale
+        standard = (elements - loc) * jnp.exp(-log_scale)
+        expected = jnp.where(present[..., None], standard, 0.0).sum(1)
+        np.testing.assert_allclose(embedded, expected, rtol=1e-4, atol=1e-4)
 
 
 class TestConditionalBase:
@@ -290,7 +391,8 @@ def test_misuse_of_contexts(key):
         (None, ValueError, "missing"),
         (jnp.ones((6, 2)), ValueError, r"\(6, 2\)"),
         (jnp.ones((7, 2), int), TypeError, "floating"),
-        (jnp.ones((7, 2)).at[3, 1].set(jnp.nan), ValueError, "NaN"),
+        (jnp.ones((7, 2)).at[3, 1].set(jnp.nan), ValueError, "must be finite, got NaN"),
+        (jnp.ones((7, 2)).at[3, 1].set(-jnp.inf), ValueError, "must be finite, got infinity"),
     ):
         with pytest.raises(kind, match=message):
             flow.condition(context)

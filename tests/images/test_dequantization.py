@@ -1,5 +1,6 @@
 """Bounds of log-masses, against masses known in closed form."""
 
+import functools
 import itertools
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 import pytest
-from numpyro.distributions import constraints
 from scipy import stats
 
 import flowdists as fd
@@ -16,11 +16,21 @@ from flowdists.images import (
     VariationalDequantizer,
     bits_per_dim,
     dequantize,
+    fit_dequantized,
     image_log_prob,
     reduce_bits,
 )
+from flowdists.images.pixels import bins
 from tests import table
-from tests.tolerances import AGREE_F32, INTEGRAL, LOG_DET_F64, STANDARD_ERRORS
+from tests.tolerances import (
+    AGREE_F32,
+    INTEGRAL,
+    LOG_DET_F64,
+    P_VALUE,
+    ROUND_TRIP_F32,
+    ROUND_TRIP_F64,
+    STANDARD_ERRORS,
+)
 
 SHAPE = (1, 2, 1)
 BITS = 2
@@ -87,14 +97,11 @@ def assert_means(samples, expected):
 
 
 def variational(key=0, scale=0.0):
-    """Noise that starts uniform; its weights then keep a finite variance, unlike a normal's."""
-    layers = fd.RealNVP(
+    flow = fd.RealNVP(
         jax.random.key(key), SHAPE, context_shape=SHAPE, num_layers=2, hidden_sizes=(16,)
-    ).bijector
-    layers = table.perturb(jax.random.key(key), layers, scale)
-    logit = fd.to_support(constraints.unit_interval).inv
-    flow = fd.ConditionalFlow(fd.StandardUniform(SHAPE), fd.Chain([logit, layers]))
-    return VariationalDequantizer(flow)
+    )
+    layers = table.perturb(jax.random.key(key), flow.bijector, scale)
+    return VariationalDequantizer(flow.replace(bijector=layers))
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
@@ -192,6 +199,38 @@ def test_learned_noise_is_tighter():
     assert 0 < gap(dequantizer) < 0.25 * uniform
 
 
+def test_noise_starts_uniform():
+    dequantizer, flow = variational(), normal_flow()
+    noise, log_prob = dequantizer.sample_and_log_prob(
+        jax.random.key(0), jnp.tile(IMAGES, (200, 1, 1, 1)), BITS
+    )
+    np.testing.assert_allclose(log_prob, 0.0, atol=10 * AGREE_F32)
+    assert stats.kstest(np.ravel(noise), "uniform").pvalue > P_VALUE
+    joint = flow.replace(bijector=fd.Chain([flow.bijector, dequantizer.layer(BITS)]))
+    x = dequantize(jax.random.key(1), IMAGES, num_bits=BITS)
+    np.testing.assert_allclose(joint.log_prob(x), flow.log_prob(x), atol=ROUND_TRIP_F32)
+
+
+def test_as_a_layer_the_noise_gives_densities_of_the_bound(x64):
+    dequantizer = variational(1, 0.3)
+    layer = dequantizer.layer(BITS)
+    y = dequantize(jax.random.key(1), IMAGES, num_bits=BITS).astype(float)
+    x, log_det = layer.inverse_and_log_det(y)
+    assert jnp.abs(x - y).max() > 0.01
+    np.testing.assert_allclose(layer.forward(x), y, atol=ROUND_TRIP_F64)
+    matrix = jax.vmap(jax.jacfwd(lambda y: layer.inverse(y.reshape(SHAPE)).ravel()))(
+        y.reshape(-1, 2)
+    )
+    np.testing.assert_allclose(log_det, jnp.linalg.slogdet(matrix)[1], atol=LOG_DET_F64)
+    np.testing.assert_array_equal(fd.to_uint8(x, BITS), IMAGES >> (8 - BITS) << (8 - BITS))
+    levels, u = bins(x, BITS)
+    np.testing.assert_array_equal(levels, LEVELS)
+    flow = normal_flow()
+    joint = flow.replace(bijector=fd.Chain([flow.bijector, layer]))
+    expected = flow.log_prob(x) - dequantizer.condition(IMAGES, BITS).log_prob(u)
+    np.testing.assert_allclose(joint.log_prob(y), expected, rtol=LOG_DET_F64, atol=LOG_DET_F64)
+
+
 def test_gradients_reach_the_flow_and_the_noise():
     dequantizer, flow = variational(1, 0.2), normal_flow()
     assert len(jax.tree.leaves(dequantizer)) == len(jax.tree.leaves(dequantizer.flow.bijector))
@@ -265,6 +304,13 @@ PIXELS = np.zeros((3, 2), np.uint8)
             r"both its events and its contexts, got \(2,\) and \(3,\)",
         ),
         (
+            lambda key: VariationalDequantizer(
+                table.build_flow("real_nvp", (3,), context_shape=(3,), base=dist.StudentT(5.0))
+            ),
+            ValueError,
+            "`flow` must have a standard normal base, .* got Independent",
+        ),
+        (
             lambda key: variational().sample_and_log_prob(key, PIXELS),
             ValueError,
             r"VariationalDequantizer: `images` has shape \(3, 2\)",
@@ -278,3 +324,56 @@ def test_misuse(call, error, match, key):
 
 def test_reduced_levels_are_those_of_the_images():
     np.testing.assert_array_equal(reduce_bits(IMAGES, BITS), LEVELS)
+
+
+def structured(rows):
+    """Images of two levels per pixel, the second equal to the first nine times in ten."""
+    first, differs = np.random.default_rng(0).random((2, rows)) < np.array([[0.3], [0.1]])
+    return jnp.asarray(128 * np.stack([first, first ^ differs], 1).reshape(-1, *SHAPE), jnp.uint8)
+
+
+def test_flow_and_noise_train_together():
+    """Each bin's uniform noise is a square; learned noise fits what the flow can make of it."""
+    images, key = structured(1000), jax.random.key(0)
+    start = fd.RealNVP(key, SHAPE, num_layers=4, hidden_sizes=(16,))
+    options = {"optimizer": optax.adam(3e-3), "batch_size": 100, "max_epochs": 40}
+    options |= {"validation": images[:200], "progress": False}
+    uniform = functools.partial(dequantize, num_bits=1)
+    plain = fd.fit(key, start, images, transform=uniform, **options)
+    fitted = fit_dequantized(key, start, variational(), images, num_bits=1, **options)
+    assert fitted.flow.recipe == start.recipe
+
+    def bound(flow, dequantizer=None):
+        return image_log_prob(
+            key, flow, images, num_bits=1, dequantizer=dequantizer, num_samples=20
+        ).mean()
+
+    assert bound(fitted.flow, fitted.dequantizer) > bound(plain.flow) + 0.02
+    single = image_log_prob(
+        key, fitted.flow, jnp.tile(images, (5, 1, 1, 1)), num_bits=1, dequantizer=fitted.dequantizer
+    )
+    history = fitted.history
+    reached = -history.validation[history.best_epoch] - 2 * np.log(2)
+    assert abs(single.mean() - reached) < STANDARD_ERRORS * single.std() / 200**0.5
+
+
+def test_joint_training_of_conditional_flows_and_its_errors():
+    key, images = jax.random.key(0), structured(20)
+    start = fd.RealNVP(key, SHAPE, num_layers=2, hidden_sizes=(4,), num_classes=3)
+    run = functools.partial(fit_dequantized, key, max_epochs=1, progress=False, validation=0.0)
+    labels = jnp.arange(20) % 3
+    flow, dequantizer, _ = run(start, variational(), images, context=labels)
+    assert flow.condition(labels).log_prob(fd.images.from_uint8(images)).shape == (20,)
+    assert dequantizer.sample_and_log_prob(key, images)[1].shape == (20,)
+    destroy = optax.stateless(lambda updates, params: jax.tree.map(lambda u: u / 0, updates))
+    with pytest.raises(fd.NonFiniteLossError) as error:
+        run(start, variational(), images, context=labels, optimizer=destroy)
+    assert isinstance(error.value.result, fd.images.DequantizedFit)
+    with pytest.raises(TypeError, match="must be a VariationalDequantizer, got NoneType"):
+        run(start, None, images)
+    with pytest.raises(ValueError, match=r"noise of the shape \(2,\) .* got \(1, 2, 1\)"):
+        run(table.build_flow("real_nvp", (2,)), variational(), images)
+    with pytest.raises(TypeError, match="must be uint8, got float32"):
+        run(start, variational(), images / 255, context=labels)
+    with pytest.raises(ValueError, match="`num_bits` must be an int from 1 to 8, got 9"):
+        run(start, variational(), images, num_bits=9)

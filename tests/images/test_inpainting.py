@@ -1,5 +1,7 @@
 """Missing pixels of a linear flow, whose posterior is a Gaussian in closed form."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,9 +154,34 @@ def test_gradients_reach_flow_and_observations(x64):
     np.testing.assert_allclose(of_noise, slope, rtol=0, atol=TRAINED)  # of residuals at the mode
 
 
+def test_gradients_of_layers_with_reverse_mode_alone(x64):
+    """Those of a flow whose backward pass inverts its layers are those of one that stores them."""
+    shape, mask = (4, 4, 1), np.arange(4)[:, None, None] < 2
+
+    def gradients(memory):
+        flow = fd.Glow(
+            KEY, shape, num_scales=1, steps_per_scale=2, hidden_channels=4, memory=memory
+        )
+        flow = flow.replace(bijector=table.perturb(KEY, flow.bijector, 0.05))
+        x = jnp.linspace(-0.5, 0.5, 16).reshape(shape)
+        fill = lambda flow, x: inpaint(KEY, flow, x, mask, noise_scale=0.3)[~mask[:, 0, 0]].sum()
+        return jax.tree.leaves(jax.jit(jax.grad(fill, (0, 1)))(flow, x))
+
+    # Both are as exact as Adam's mode is, and conjugate gradients.
+    for stored, inverted in zip(gradients("store"), gradients("invert"), strict=True):
+        assert jnp.linalg.norm(stored - inverted) <= TRAINED * jnp.linalg.norm(stored)
+
+
 def test_nan_is_not_hidden():
     flow, x = linear_flow(), images_of(linear_flow(), 2)
-    image = inpaint(jax.random.key(0), flow, x.at[0, 0, 0].set(jnp.nan), MASKS, num_steps=3)
+    hole = x.at[0, 0, 1].set(jnp.nan)
+    for function in (functools.partial(inpaint, KEY), inpainting_model):
+        with pytest.raises(ValueError, match="`observed` must not hold NaN, got 1 NaN of 12"):
+            function(flow, hole, MASKS)
+        with pytest.raises(ValueError, match="`observed` must hold continuous pixels, got levels"):
+            function(flow, jnp.full_like(x, 200.0), MASKS)
+    # Within a trace no error can be raised.
+    image = jax.jit(lambda x: inpaint(KEY, flow, x, MASKS, num_steps=3))(hole)
     assert jnp.isnan(image[0][~MASKS[0]]).all()
     assert jnp.isfinite(image[1]).all()
 

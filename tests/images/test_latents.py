@@ -314,6 +314,46 @@ def test_gradients_reach_flow_and_images():
         assert jnp.isfinite(leaf).all() and (leaf != 0).any()
 
 
+def test_scales_are_found_behind_an_embedded_context():
+    flow = fd.Glow(
+        KEY, SHAPE, num_scales=2, steps_per_scale=1, hidden_channels=4, context_shape=(2,)
+    )
+    chain = fd.Chain([flow.bijector, fd.PixelLogit(SHAPE)])
+    for layers in (flow.bijector, chain):
+        given = fd.ConditionalFlow(flow.base, layers).condition(jnp.ones((3, 2)))
+        latents = encode(given, jnp.zeros((3, *SHAPE)))
+        assert [part.shape for part in latents] == [(3, *shape) for shape in LATENT_SHAPES]
+
+
+LEVELS = np.arange(192, dtype=np.float32).reshape(3, *SHAPE)
+HOLE = np.zeros((3, *SHAPE), np.float32)
+HOLE[1, 2:4] = np.nan
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: encode(linear(), x),
+        lambda x: reconstruct(KEY, linear(), x, 1),
+        lambda x: interpolate(linear(), x, X, 3),
+        lambda x: interpolate(linear(), X, x, 3),
+        lambda x: attribute_direction(linear(), X, x),
+        lambda x: move(linear(), x, [FINE, COARSE], 1.0),
+    ],
+)
+def test_wrong_pixels_are_refused_where_they_are_known(call):
+    with pytest.raises(
+        ValueError, match=r"whole numbers up to 191; keep .* `flowdists\.dequantize`"
+    ):
+        call(LEVELS)
+    with pytest.raises(ValueError, match="must not hold NaN, got 16 NaN of 192"):
+        call(HOLE)
+    call(LEVELS - 1)
+    call((LEVELS > 100).astype(np.float32))
+    jax.eval_shape(call, LEVELS)
+    assert any(jnp.isnan(leaf).any() for leaf in jax.tree.leaves(jax.jit(call)(HOLE)))
+
+
 X = np.zeros((3, *SHAPE), np.float32)
 FINE, COARSE = (np.zeros(shape, np.float32) for shape in LATENT_SHAPES)
 KEY = jax.random.key(0)
@@ -327,7 +367,11 @@ UNCONDITIONED = "`flow` must be a Flow, got ConditionalFlow; give it a context f
         (lambda: decode(conditional(), X), TypeError, f"decode: {UNCONDITIONED}"),
         (lambda: encode(dist.Normal(), X), TypeError, "`flow` must be a Flow, got Normal$"),
         (lambda: encode(linear(), X[0, 0]), ValueError, r"encode: `x` has shape \(8, 1\), exp"),
-        (lambda: encode(linear(), X.astype("uint8")), TypeError, "`x` must have a floating-point"),
+        (
+            lambda: encode(linear(), X.astype("uint8")),
+            TypeError,
+            "got uint8; keep images of levels",
+        ),
         (lambda: decode(linear(), [FINE]), ValueError, "sequence of 2 arrays, one .*, got 1"),
         (lambda: decode(linear(), FINE), ValueError, "decode: `latents` must be .*, got ndarray"),
         (

@@ -10,7 +10,7 @@ from scipy import stats
 
 import flowdists as fd
 from flowdists.bijectors.pixel_logit import PixelLogit
-from flowdists.images import bits_per_dim, dequantize, reduce_bits, to_uint8
+from flowdists.images import bits_per_dim, dequantize, from_uint8, reduce_bits, to_uint8
 from flowdists.images.pixels import place
 from tests.tolerances import AGREE_F32, P_VALUE, ROUND_TRIP_F32
 
@@ -44,6 +44,15 @@ def test_no_noise_leads_out_of_a_bin(num_bits, u):
     np.testing.assert_allclose(position, u, atol=2.0 ** (num_bits - 23))
     slope = jax.grad(lambda u: place(levels[:1], u[None], num_bits).sum())(jnp.float32(u))
     assert slope == 2.0**-num_bits
+
+
+@every_depth
+def test_bin_middles_come_back(num_bits):
+    x = from_uint8(LEVELS, num_bits)
+    assert x.dtype == jnp.result_type(float)
+    width = 2.0**-num_bits
+    np.testing.assert_array_equal(x, (LEVELS >> (8 - num_bits)) * width + width / 2 - 0.5)
+    np.testing.assert_array_equal(to_uint8(x, num_bits), LEVELS >> (8 - num_bits) << (8 - num_bits))
 
 
 def test_to_uint8_at_edges_and_beyond():
@@ -102,8 +111,13 @@ KEY = jax.random.key(0)
         ),
         (lambda: reduce_bits(LEVELS, 5.0), ValueError, "`num_bits` must be an int from 1 to 8"),
         (lambda: dequantize(KEY, LEVELS, num_bits=9), ValueError, "dequantize: `num_bits`.* got 9"),
+        (lambda: from_uint8(LEVELS / 1.0), TypeError, "from_uint8: `images` must be uint8"),
         (lambda: dequantize(0, LEVELS), TypeError, "dequantize: `key` must be one PRNG key"),
-        (lambda: to_uint8(LEVELS), TypeError, "`x` must have a floating-point dtype, got uint8"),
+        (
+            lambda: to_uint8(LEVELS),
+            TypeError,
+            "dtype, got uint8; keep images of levels 0 to 255 as",
+        ),
         (lambda: to_uint8(jnp.zeros(3), True), ValueError, "to_uint8: `num_bits`.* got True"),
         (lambda: to_uint8(jnp.array([jnp.nan, 0])), ValueError, "not hold NaN, got 1 NaN of 2"),
         (lambda: bits_per_dim(jnp.zeros(3), (2,), -1), ValueError, "an int from 0 to 8, got -1"),

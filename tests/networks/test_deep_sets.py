@@ -35,6 +35,13 @@ def test_a_masked_set_is_the_set_of_what_is_there(pooling, key):
     assert jnp.isfinite(masked(nothing)).all()
 
 
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
+def test_a_mask_of_nan_is_not_hidden(pooling, key):
+    network = DeepSets(key, 2, 3, hidden_sizes=(8, 8), pooling=pooling, masked=True)
+    assert jnp.isfinite(network(jnp.ones((4, 3)))).all()
+    assert jnp.isnan(network(jnp.ones((4, 3)).at[1, 2].set(jnp.nan))).all()
+
+
 def test_the_size_of_a_set_matters(key):
     network = DeepSets(key, 1, 3, hidden_sizes=(8,))
     assert not np.allclose(network(jnp.ones((2, 1))), network(jnp.ones((6, 1))))
