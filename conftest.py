@@ -1,8 +1,12 @@
 """How JAX compiles for the tests, and the names that doctests may use as they are."""
 
+import os
 from typing import Any
 
 import pytest
+
+# One thread for each test process: XLA's pool of threads can come to a standstill on few cores.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 
 @pytest.fixture(autouse=True, scope="session")
