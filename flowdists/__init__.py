@@ -6,7 +6,7 @@ to the data, ``inverse`` the data to the base.
 """
 
 import flowdists._distrax  # noqa: F401 (first, for its error)
-from flowdists.bases import StandardNormal, StandardUniform
+from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform
 from flowdists.bijectors import (
     ActNorm,
     Affine,
@@ -146,6 +146,7 @@ __all__ = [
     "SplineCoupling",
     "SplitPrior",
     "Squeeze",
+    "StandardLogistic",
     "StandardNormal",
     "StandardUniform",
     "TopPrior",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpyro.distributions as dist
 
-from flowdists.bases import StandardNormal, StandardUniform
+from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform
 
 
 class BaseSpec(NamedTuple):
@@ -50,7 +50,7 @@ def build_base(spec: BaseSpec, arguments: dict[str, Any]) -> dist.Distribution:
     Raises:
       ValueError: if there is no such distribution, or it has no such wrapper.
     """
-    ours = {"StandardNormal": StandardNormal, "StandardUniform": StandardUniform}
+    ours = {cls.__name__: cls for cls in (StandardLogistic, StandardNormal, StandardUniform)}
     cls = ours.get(spec.name) or getattr(dist, spec.name, None)
     if not (isinstance(cls, type) and issubclass(cls, dist.Distribution)):
         raise ValueError(f"numpyro.distributions has no distribution {spec.name!r}")
@@ -74,7 +74,7 @@ def bare_base(base: dist.Distribution) -> dist.Distribution:
 
 def _arguments(base: dist.Distribution) -> tuple[dict[str, Any], dict[str, Any]]:
     cls = type(base)
-    if cls in (StandardNormal, StandardUniform):
+    if cls in (StandardLogistic, StandardNormal, StandardUniform):
         options = {"event_shape": base.event_shape, "batch_shape": base.batch_shape}
         if cls is StandardUniform:
             options |= {"low": base.low, "high": base.high}

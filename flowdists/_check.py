@@ -9,8 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Shape = tuple[int, ...]
+
+_CONTINUOUS = (
+    "keep images of levels 0 to 255 as uint8, and make them continuous by `flowdists.dequantize` "
+    "(in `fit`, `transform=flowdists.dequantize`), or without noise by "
+    "`flowdists.images.from_uint8`"
+)
 
 
 def float_array(caller: str, argument: str, value: Any) -> jax.Array:
@@ -22,11 +29,37 @@ def float_array(caller: str, argument: str, value: Any) -> jax.Array:
             f"{caller}: `{argument}` must be a floating-point array, got {type(value).__name__}"
         ) from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
+        hint = f"convert it first, as in `{argument}.astype(float)`"
         raise TypeError(
             f"{caller}: `{argument}` must have a floating-point dtype, got {array.dtype}; "
-            f"convert it first, as in `{argument}.astype(float)`"
+            f"{_CONTINUOUS if array.dtype == jnp.uint8 else hint}"
         )
     return array
+
+
+def no_nan(caller: str, argument: str, value: Any) -> None:
+    """No element of ``value`` is known to be NaN."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    undefined = int(np.isnan(np.asarray(value)).sum())
+    if undefined:
+        raise ValueError(
+            f"{caller}: `{argument}` must not hold NaN, got {undefined} NaN of {np.size(value)}"
+        )
+
+
+def pixels(caller: str, argument: str, value: Any) -> None:
+    """``value``, floating point, is not known to hold NaN, or levels 0 to 255 cast to floats."""
+    no_nan(caller, argument, value)
+    if isinstance(value, jax.core.Tracer) or value.size == 0:
+        return
+    values = np.asarray(value)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and 1 < high <= 255 and (values == np.floor(values)).all():
+        raise ValueError(
+            f"{caller}: `{argument}` must hold continuous pixels, got levels, whole numbers up to "
+            f"{high:g}; {_CONTINUOUS}"
+        )
 
 
 def event_shape(

@@ -147,6 +147,56 @@ class StandardUniform(_Standard):
         return StandardUniform(self.event_shape, self.low, self.high, _expanded(self, batch_shape))
 
 
+class StandardLogistic(_Standard):
+    """Independent standard logistics over an event of any shape. A pytree without leaves.
+
+    Their sigmoid is uniform on (0, 1).
+
+    Args:
+      event_shape: shape of one event.
+      batch_shape: shape of a batch of events.
+
+    >>> from flowdists.bases import StandardLogistic
+    >>> print(StandardLogistic((2,)).log_prob(jnp.zeros(2)))
+    -2.7725887
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        batch_shape: Sequence[int] = (),
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        shape = _check.shape("StandardLogistic", "event_shape", event_shape)
+        super().__init__(tuple(batch_shape), shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return _independent(constraints.real, len(self.event_shape))
+
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Draw ``(*sample_shape, *batch_shape, *event_shape)``."""
+        return jax.random.logistic(key, self.shape(tuple(sample_shape)))
+
+    def log_prob(self, value: Array) -> Array:
+        """Log-density in nats, of shape ``(*sample_shape, *batch_shape)``."""
+        log_density = jax.nn.log_sigmoid(value) + jax.nn.log_sigmoid(-value)
+        return log_density.sum(_event_axes(self))
+
+    @property
+    def mean(self) -> Array:
+        return jnp.zeros(self.shape())
+
+    @property
+    def variance(self) -> Array:
+        return jnp.full(self.shape(), math.pi**2 / 3)
+
+    def expand(self, batch_shape: Sequence[int]) -> StandardLogistic:
+        """The same base with another batch shape."""
+        return StandardLogistic(self.event_shape, _expanded(self, batch_shape))
+
+
 def make_base(caller: str, base: Any, event_shape: Shape) -> dist.Distribution:
     """Resolve a recipe's ``base`` for events of ``event_shape``.
 
@@ -199,6 +249,12 @@ def _(base: StandardNormal, temperature: Any) -> dist.Distribution:
     # Unvalidated, because a temperature of 0, all samples at the mode, is a limit worth having.
     normal = dist.Normal(0.0, temperature, validate_args=False)
     return normal.expand(base.shape()).to_event(base.event_dim)
+
+
+@temper.register
+def _(base: StandardLogistic, temperature: Any) -> dist.Distribution:
+    logistic = dist.Logistic(0.0, temperature, validate_args=False)
+    return logistic.expand(base.shape()).to_event(base.event_dim)
 
 
 @temper.register(dist.Normal)

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 
 from flowdists import _check
 from flowdists._base_spec import bare_base, describe_base
-from flowdists.bases import StandardNormal, StandardUniform
+from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform
 from flowdists.bijectors._dependence import closure, compose, dependence, elimination_order, follow
 from flowdists.bijectors._image import bounds, layers_of, same
 from flowdists.bijectors.base import Bijector, lift_constraint, real_constraint
@@ -142,8 +142,8 @@ def _marginal(base: dist.Distribution, elements: tuple[int, ...]) -> dist.Distri
       TypeError: if it is not known to have these.
     """
     scalar = bare_base(base)
-    if isinstance(scalar, StandardNormal):
-        return StandardNormal((len(elements),))
+    if isinstance(scalar, StandardNormal | StandardLogistic):
+        return type(scalar)((len(elements),))
     if isinstance(scalar, StandardUniform):
         return StandardUniform((len(elements),), scalar.low, scalar.high)
     try:

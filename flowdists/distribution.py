@@ -17,13 +17,14 @@ from numpyro.distributions.util import validate_sample
 from flowdists import _check
 from flowdists._pytree import make_pytree_class, static
 from flowdists._scan import scanned
-from flowdists.bases import StandardNormal, StandardUniform, as_distrax, temper
+from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform, as_distrax, temper
 from flowdists.bijectors._events import sum_last
 from flowdists.bijectors._image import image, same, with_own_bounds
 from flowdists.bijectors.base import Array, Bijector, Shape, lift_constraint, real_constraint
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.bijectors.embedded import Embedded
 from flowdists.bijectors.foreign import as_bijector
+from flowdists.bijectors.multiscale import multi_scale
 from flowdists.bijectors.support import guard, mask_density, replace_outside
 
 
@@ -125,14 +126,22 @@ class Flow(dist.TransformedDistribution):
         return lift_constraint(support, self.base_dist.event_dim)
 
     def log_prob(self, value: Array, intermediates: list[Any] | None = None) -> Array:
-        """Log-density in nats, ``(*sample_shape, *batch_shape)``.
+        """Log-density in nats, ``(*sample_shape, *batch_shape)``; of an event with NaN, NaN.
 
         Args:
           value: ``(*sample_shape, *batch_shape, *event_shape)``.
           intermediates: what ``sample_with_intermediates`` returned with ``value``; the density
             then costs no evaluation of the bijector.
+
+        Raises:
+          TypeError: if ``value`` is not floating point.
+          ValueError: if its events have another shape, or its batch does not broadcast.
         """
-        return self._log_prob(_check.float_array("Flow.log_prob", "value", value), intermediates)
+        value = _check.float_array("Flow.log_prob", "value", value)
+        log_prob = self._log_prob(value, intermediates)
+        # To NumPyro's validation NaN is a value outside of the support, of density zero.
+        undefined = jnp.isnan(value).any(tuple(range(-self.event_dim, 0)))
+        return log_prob + jnp.where(undefined, jnp.nan, 0.0)
 
     @validate_sample
     def _log_prob(self, value: Array, intermediates: list[Any] | None) -> Array:
@@ -184,8 +193,13 @@ class Flow(dist.TransformedDistribution):
 
         Args:
           x: a batch, ``(batch, *event_shape)``.
+
+        Raises:
+          TypeError: if ``x`` is not floating point.
+          ValueError: for images with NaN, or of levels 0 to 255.
         """
-        return self.replace(bijector=self.bijector.data_init(jnp.asarray(x))[0])
+        x = _check_data("Flow.data_init", x, self.bijector)
+        return self.replace(bijector=self.bijector.data_init(x)[0])
 
     def with_temperature(self, temperature: Any) -> Flow:
         """Return the flow with the scale of its base multiplied by ``temperature``.
@@ -304,13 +318,13 @@ class ConditionalFlow:
         Gradients flow into the context.
 
         Args:
-          context: ``(*batch, *context_shape)``; or, of a flow with classes, integer labels of
-            shape ``batch``.
+          context: ``(*batch, *context_shape)``, floating point; or, of a flow with classes, labels
+            of shape ``batch``. The dtype decides: ints are labels, one-hot rows are floats.
 
         Raises:
           TypeError: if the context is not floating point.
-          ValueError: if it has another shape, or is None or NaN, or a label is out of range. Under
-            ``jit`` NaN and labels out of range make densities and samples NaN.
+          ValueError: if it has another shape, or is None or not finite, or a label is out of range.
+            Under ``jit`` NaN and labels out of range make densities and samples NaN.
         """
         context = self.as_context("ConditionalFlow.condition", context)
         if isinstance(self.bijector, Embedded):  # embeds here, once for all draws and densities
@@ -327,14 +341,28 @@ class ConditionalFlow:
         if self.num_classes is not None and jnp.issubdtype(jnp.result_type(value), jnp.integer):
             return _one_hot(caller, jnp.asarray(value), self.num_classes)
         context = _check.context(caller, value, self.context_shape)
-        if not isinstance(context, jax.core.Tracer) and np.isnan(np.asarray(context)).any():
-            raise ValueError(f"{caller}: `context` must not be NaN, got NaN in it")
+        if not isinstance(context, jax.core.Tracer):
+            values = np.asarray(context)
+            if not np.isfinite(values).all():
+                found = "NaN" if np.isnan(values).any() else "infinity"
+                raise ValueError(f"{caller}: `context` must be finite, got {found} in it")
         return context
 
     def data_init(self, x: Array, context: Array) -> ConditionalFlow:
-        """Return the flow whose data-dependent layers are initialized from ``x``."""
+        """Return the flow whose data-dependent layers are initialized from ``x``.
+
+        Args:
+          x: a batch, ``(batch, *event_shape)``.
+          context: the context of each row, ``(batch, *context_shape)``; or labels, as in
+            :meth:`condition`.
+
+        Raises:
+          TypeError: if ``x`` or the context is not floating point.
+          ValueError: as in :meth:`condition`, and for images with NaN, or of levels 0 to 255.
+        """
+        x = _check_data("ConditionalFlow.data_init", x, self.bijector)
         context = self.as_context("ConditionalFlow.data_init", context)
-        return self.replace(bijector=self.bijector.data_init(jnp.asarray(x), context)[0])
+        return self.replace(bijector=self.bijector.data_init(x, context)[0])
 
     def replace(self, *, base: Any = None, bijector: Bijector | None = None) -> ConditionalFlow:
         """Return the flow with another base or another bijector of the same structure."""
@@ -359,7 +387,7 @@ class ConditionalFlow:
 
 make_pytree_class(ConditionalFlow)
 
-for _distribution in (Flow, StandardNormal, StandardUniform):
+for _distribution in (Flow, StandardLogistic, StandardNormal, StandardUniform):
     promote_batch_shape.register(_distribution, scanned)
 
 
@@ -373,6 +401,13 @@ def _check_parts(caller: str, base: Any, bijector: Any) -> Bijector:
             f"{caller}: `base` must be continuous, got the discrete {type(base).__name__}"
         )
     return as_bijector(bijector)
+
+
+def _check_data(caller: str, x: Any, bijector: Bijector) -> Array:
+    x = _check.float_array(caller, "x", x)
+    if multi_scale(bijector) is not None:
+        _check.pixels(caller, "x", x)
+    return x
 
 
 def _one_hot(caller: str, labels: Array, num_classes: int) -> Array:

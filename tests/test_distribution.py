@@ -271,10 +271,23 @@ class TestBases:
             tempered, dist.StudentT(5.0, 0.0, 6.0).log_prob(jnp.ones(3)).sum(), rtol=1e-5
         )
         assert cold.recipe == flow.recipe
+        logistic = fd.Flow(fd.StandardLogistic((2,)), fd.Reverse((2,))).with_temperature(3.0)
+        expected = dist.Logistic(0.0, 3.0).log_prob(jnp.ones(2)).sum()
+        np.testing.assert_allclose(logistic.log_prob(jnp.ones(2)), expected, rtol=AGREE_F32)
         with pytest.raises(TypeError, match="StandardUniform"):
             fd.Flow(fd.StandardUniform((2,)), fd.Reverse((2,))).with_temperature(0.5)
         with pytest.raises(ValueError, match="temperature"):
             flow.with_temperature(-1.0)
+
+
+def test_the_logistic_base_is_that_of_numpyro(x64):
+    base, theirs = fd.StandardLogistic((2,)), dist.Logistic().expand((2,)).to_event(1)
+    assert not jax.tree.leaves(base)
+    z = jnp.array([[0.0, 1.0], [-30.0, 700.0], [-1e6, 1e6]])
+    np.testing.assert_allclose(base.log_prob(z), theirs.log_prob(z), rtol=LOG_DET_F64)
+    draws = base.expand((5000,)).sample(jax.random.key(0))
+    assert stats.kstest(draws.ravel(), "logistic").pvalue > P_VALUE
+    np.testing.assert_allclose(base.variance, theirs.variance, rtol=LOG_DET_F64)
 
 
 INTERVAL = fd.to_support(constraints.interval(0.0, 1.0))

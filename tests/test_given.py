@@ -122,6 +122,12 @@ PLANE = {
         0.5,
         (-40, 40),
     ),
+    "logistic base": (
+        lambda: flow_of(fd.StandardLogistic((2,)), autoregressive()),
+        0,
+        0.5,
+        (-40, 40),
+    ),
     "bounded base and no bounded layer": (
         lambda: flow_of(fd.StandardUniform((2,), -1.0, 1.0), autoregressive()),
         0,

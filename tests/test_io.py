@@ -20,6 +20,7 @@ from flowdists import (
     ConditionalFlow,
     Flow,
     RealNVP,
+    StandardLogistic,
     StandardNormal,
     StandardUniform,
     to_support,
@@ -103,6 +104,7 @@ def test_a_path_of_any_kind_and_name(tmp_path, key):
     [
         StandardNormal((3,)),
         StandardUniform((3,), -2.0, 2.0),
+        StandardLogistic((3,)),
         StandardNormal((3,)).expand((5,)),
         dist.Normal(0.1, 0.7),
         dist.StudentT(5.0, jnp.arange(3.0), 1.5).to_event(1),
@@ -110,7 +112,17 @@ def test_a_path_of_any_kind_and_name(tmp_path, key):
         dist.MultivariateNormal(jnp.arange(3.0), 2 * jnp.eye(3)),
         dist.Laplace(np.arange(3.0), 1.0),  # float64 in NumPy's hands
     ],
-    ids=["normal", "uniform", "batched", "scalars", "student", "expanded", "full", "numpy"],
+    ids=[
+        "normal",
+        "uniform",
+        "logistic",
+        "batched",
+        "scalars",
+        "student",
+        "expanded",
+        "full",
+        "numpy",
+    ],
 )
 def test_bases(base, path, key):
     flow = small(base=base)

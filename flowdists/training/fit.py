@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from flowdists import _check
+from flowdists.bijectors.conditioned import Conditioned
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.training.checkpoint import Checkpoint
 from flowdists.training.data import Data, Transform
@@ -31,6 +32,7 @@ from flowdists.training.source import open_source
 
 LEARNING_RATE = 2e-3
 DATA_INIT_ROWS = 4096
+DATA_INIT_ELEMENTS = 2**21  # 8 MB in single precision, of which a network holds many times as much
 
 
 def fit(
@@ -102,8 +104,9 @@ def fit(
         limit.
       ema: decay in (0, 1) of a moving average of the parameters, which is then what is evaluated
         and kept; or None to keep the parameters themselves.
-      data_init: whether to initialize layers such as ActNorm from the first rows, up to 4096. Turn
-        it off to train a trained flow further.
+      data_init: whether to initialize layers such as ActNorm from the first rows: 4096, or fewer if
+        these have more than 2 million elements (170 images of 64×64×3), but a minibatch at least.
+        Turn it off to train a trained flow further.
       train_base: whether to train the base's floating-point arguments too. They are trained in
         unconstrained space, so that a scale stays positive. A base of ours has none.
       checkpoint: a file that :func:`~flowdists.save` writes the best flow to, at most every 30
@@ -117,7 +120,8 @@ def fit(
       NonFiniteLossError: if a loss or a parameter becomes NaN or infinite. Its ``result`` is what
         would have been returned after the last good epoch.
       TypeError: if an argument has the wrong type; it says which.
-      ValueError: if an argument is out of range or of the wrong shape, or data are not finite.
+      ValueError: if an argument is out of range or of the wrong shape, data are not finite, or
+        images are levels 0 to 255 cast to floats.
 
     >>> x = 3.0 + 0.5 * jax.random.normal(jax.random.key(0), (1000, 2))
     >>> flow = RealNVP(jax.random.key(1), (2,), num_layers=2, hidden_sizes=(8,))
@@ -140,7 +144,7 @@ def fit(
     chosen = _choose_optimizer(optimizer, learning_rate, total_steps)
     loss = _check_loss(loss)
     if data_init:
-        flow = _initialize(flow, data, transform, data_init_key)
+        flow = _initialize(flow, data, transform, data_init_key, batch_size)
     parameters = take_parameters(flow, train_base)
     written = Checkpoint(checkpoint, flow)
     settings = Settings(clipped(chosen, clip_norm), loss, batch_size, ema, transform)
@@ -230,6 +234,11 @@ def _check_flow(flow: Any) -> None:
             f"fit: `flow` must have no batch axes, got batch shape {batch_shape}; a conditional "
             "flow is trained as it is, with `context`"
         )
+    if isinstance(flow.bijector, Conditioned):
+        raise ValueError(
+            "fit: `flow` must not be conditioned yet, for its context would be trained as a "
+            "parameter; give the ConditionalFlow, and `context`"
+        )
 
 
 def _check_numbers(
@@ -295,9 +304,15 @@ def _data_init(
 
 
 def _initialize(
-    flow: Flow | ConditionalFlow, data: Data, transform: Transform | None, key: Any
+    flow: Flow | ConditionalFlow,
+    data: Data,
+    transform: Transform | None,
+    key: Any,
+    batch_size: int,
 ) -> Flow | ConditionalFlow:
-    rows = data.take(slice(DATA_INIT_ROWS))
+    # A step of training takes the memory of a batch anyway.
+    affordable = max(batch_size, DATA_INIT_ELEMENTS // math.prod(flow.event_shape))
+    rows = data.take(slice(min(affordable, DATA_INIT_ROWS)))
     return flow.replace(bijector=_data_init(flow, rows, transform, key))
 
 

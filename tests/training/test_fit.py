@@ -19,6 +19,8 @@ from flowdists import (
     Chain,
     ConditionalFlow,
     Flow,
+    Glow,
+    PixelLogit,
     StandardNormal,
     io,
 )
@@ -127,6 +129,55 @@ def test_data_init(key):
     assert all(np.array_equal(a, b) for a, b in zip(leaves(untouched), leaves(flow), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("event_shape", "rows", "batch_size", "expected"),
+    [
+        ((2,), 5000, 256, 4096),
+        ((2,), 100, 256, 100),
+        ((64, 64, 3), 200, 16, 170),  # 2**21 elements
+        ((64, 64, 3), 200, 180, 180),
+    ],
+)
+def test_data_init_takes_as_many_rows_as_fit(
+    event_shape, rows, batch_size, expected, key, monkeypatch
+):
+    seen = []
+    real = ActNorm.data_init
+
+    def spy(layer, value, context=None, direction="inverse"):
+        seen.append(len(value))
+        return real(layer, value, context, direction)
+
+    monkeypatch.setattr(ActNorm, "data_init", spy)
+    flow = Flow(StandardNormal(event_shape), ActNorm(event_shape))
+    x = np.zeros((rows, *event_shape), np.float32)
+    quick(key, flow, x, batch_size=batch_size, validation=0.0, max_epochs=1)
+    assert seen == [expected]
+
+
+def test_images_that_are_levels_are_refused(key):
+    shape = (4, 4, 1)
+    options = {"num_scales": 1, "steps_per_scale": 1, "hidden_channels": 4}
+    images = np.arange(32, dtype=np.uint8).reshape(2, *shape)
+    levels, pixels = images.astype(np.float32), images / np.float32(256) - 0.5
+    flow = Glow(key, shape, **options)
+    refused = functools.partial(pytest.raises, ValueError)
+    for given in (flow, flow.replace(bijector=Chain([flow.bijector, PixelLogit(shape)]))):
+        with refused(match="`x` must hold continuous pixels.*up to 31; keep .*transform=flowdists"):
+            quick(key, given, levels)
+    conditional, context = Glow(key, shape, context_shape=(1,), **options), np.ones((2, 1))
+    with refused(match="`x` must hold continuous pixels"):
+        quick(key, conditional, levels, context=context)
+    with refused(match="`validation x` must hold continuous pixels"):
+        quick(key, flow, pixels, validation=levels)
+    with refused(match="`a batch's x` must hold continuous pixels"):
+        quick(key, flow, iter([levels]))
+    with pytest.raises(TypeError, match="got uint8; keep images of levels 0 to 255 as uint8"):
+        quick(key, flow, images)
+    quick(key, flow, images, transform=dequantize, max_epochs=1)
+    quick(key, Flow(StandardNormal(shape), ActNorm(shape)), levels, max_epochs=1)  # no Glow
+
+
 def test_custom_loss(key):
     def loss(flow, x, context, weights):
         assert context is None and weights is None
@@ -142,7 +193,7 @@ def test_any_optimizer_gets_the_loss_and_clipped_gradients(key):
     norms = []
 
     def update(updates, state, params=None, *, value, **extra):
-        jax.debug.callback(lambda n: norms.append(float(n)), optax.global_norm(updates))
+        jax.debug.callback(norms.append, optax.global_norm(updates))
         return jax.tree.map(lambda u: 0 * value * u, updates), state
 
     spy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
@@ -312,7 +363,7 @@ def test_a_transform_has_fresh_noise_in_training_and_fixed_noise_in_validation(k
     seen = []
 
     def loss(flow, x, context, weights):
-        jax.debug.callback(lambda mean: seen.append(float(mean)), x.mean())
+        jax.debug.callback(seen.append, x.mean())
         return negative_log_likelihood(flow, x)
 
     frozen = {"optimizer": optax.sgd(0.0), "ema": None, "max_epochs": 3}
@@ -325,7 +376,7 @@ def test_a_transform_has_fresh_noise_in_training_and_fixed_noise_in_validation(k
         assert len(set(history.train)) == 3
         assert len(set(history.validation)) == 1
         # Of each minibatch in each epoch, and of each chunk of the held-out rows.
-        assert len(set(seen)) == 3 * math.ceil(20 / batch_size) + chunks
+        assert len(set(map(float, seen))) == 3 * math.ceil(20 / batch_size) + chunks
 
 
 def test_rows_are_transformed_before_data_init(key):
@@ -575,6 +626,11 @@ HOLES[[4, 7], 1] = np.nan
         ({"key": 0}, TypeError, "`key` must be one PRNG key"),
         ({"flow": StandardNormal((2,))}, TypeError, "`flow` must be a Flow or ConditionalFlow"),
         ({"flow": affine().expand((3,))}, ValueError, r"no batch axes, got batch shape \(3,\)"),
+        (
+            {"flow": conditional().condition(np.ones(1, np.float32))},
+            ValueError,
+            "`flow` must not be conditioned yet",
+        ),
     ],
 )
 def test_misuse(options, error, match):
