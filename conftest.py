@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-# One thread for each test process: XLA's pool of threads can come to a standstill on few cores.
+# One thread for each test process: there are as many processes as cores.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 

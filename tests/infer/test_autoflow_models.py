@@ -74,6 +74,7 @@ class TestSupportsOfEachRun:
                 error = value.std() / 4000**0.5
                 assert abs(value.mean() - expected) < STANDARD_ERRORS * error + 0.01
 
+    @pytest.mark.heavy  # XLA of JAX 0.12, not optimizing, never ends L-BFGS's line search here
     def test_a_guide_with_fixed_supports_does_not_run_the_model(self):
         runs = []
 
