@@ -10,7 +10,7 @@ from jax.scipy.stats import norm
 
 import flowdists as fd
 from tests.table import perturb
-from tests.tolerances import LOG_DET_F64
+from tests.tolerances import AGREE_F32, LOG_DET_F64
 
 KEY = jax.random.key(0)
 SMALL = {"steps_per_scale": 2, "hidden_channels": 4}
@@ -43,6 +43,17 @@ def test_saved_and_loaded_with_a_context(tmp_path):
     assert jax.tree.structure(loaded.bijector) == jax.tree.structure(flow.bijector)
     pairs = zip(jax.tree.leaves(loaded), jax.tree.leaves(flow), strict=True)
     assert all(jnp.array_equal(a, b) for a, b in pairs)
+
+
+def test_labels_are_one_hot_contexts():
+    flow, labels = real_nvp((4, 4, 1), num_classes=3), jnp.array([2, 0, 1])
+    x = jax.random.normal(KEY, (3, 4, 4, 1))
+    given = jax.jit(lambda context: flow.condition(context).log_prob(x))
+    by_label = given(labels)
+    np.testing.assert_allclose(given(jax.nn.one_hot(labels, 3)), by_label, rtol=AGREE_F32)
+    assert not jnp.isclose(given((labels + 1) % 3), by_label).any()
+    with pytest.raises(ValueError, match=r"`context` must hold labels from 0 to 2.*3"):
+        flow.condition(3)
 
 
 def test_refused():
