@@ -11,7 +11,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 import distrax
 import jax
@@ -21,6 +21,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from flowdists import _check
+from flowdists._compensated import Compensated, compensated, rounded
 from flowdists._pytree import describe, make_pytree_class, static
 
 Array = jax.Array
@@ -78,6 +79,9 @@ class Bijector(Transform, distrax.Bijector):
     else:
         context_shape = None
 
+    # Whether the two methods take `Compensated` values as well as arrays; others get them rounded.
+    _carries_errors: ClassVar[bool] = False
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # NumPyro would register a pytree that lacks key paths; skip it, register once ourselves.
         super(Transform, cls).__init_subclass__(**kwargs)
@@ -85,6 +89,7 @@ class Bijector(Transform, distrax.Bijector):
             name = f"{direction}_and_log_det"
             if name in cls.__dict__:
                 setattr(cls, name, _checked(cls.__dict__[name], direction))
+                cls._carries_errors = cls.__dict__.get("_carries_errors", False)
         make_pytree_class(cls)
         if cls._is_concrete() and not _declares(cls, "event_shape"):
             raise TypeError(
@@ -341,7 +346,11 @@ def _checked(method: Callable[..., Any], direction: Direction) -> Callable[..., 
     def wrapper(self: Bijector, value: Any, context: Any = None) -> tuple[Array, Array]:
         caller = f"{self.name}.{direction}_and_log_det"
         argument = "x" if direction == "forward" else "y"
-        value = _check.float_array(caller, argument, value)
+        if not isinstance(value, Compensated):
+            value = _check.float_array(caller, argument, value)
+        elif not self._carries_errors:
+            value, log_det = wrapper(self, rounded(value), context)
+            return compensated(value), log_det
         source, _ = self._event_sides(direction)
         ndims, ndims_out = self._event_ndims(direction)
         _check.event_shape(caller, argument, value.shape, source, ndims)
@@ -352,7 +361,8 @@ def _checked(method: Callable[..., Any], direction: Direction) -> Callable[..., 
         cut = value.ndim - ndims
         context_batch = context.shape[: context.ndim - len(self.context_shape)]
         joint = _check.joint_batch(caller, argument, value.shape[:cut], context_batch)
-        value = jnp.broadcast_to(value, joint + value.shape[cut:])
+        shape = joint + value.shape[cut:]
+        value = jax.tree.map(lambda part: jnp.broadcast_to(part, shape), value)
         return _check_result(caller, method(self, value, context), ndims_out)
 
     return wrapper

@@ -37,6 +37,7 @@ class Chain(Bijector):
     """
 
     layers: tuple[Bijector, ...]
+    _carries_errors = True
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self.layers = tuple(as_bijector(layer) for layer in layers)

@@ -30,6 +30,7 @@ class Conditioned(Wrapper):
 
     bijector: Bijector
     context: Array
+    _carries_errors = True
 
     def __init__(self, bijector: Bijector, context: Array) -> None:
         if bijector.context_shape is None:

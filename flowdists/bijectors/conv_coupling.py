@@ -12,7 +12,9 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from flowdists import _check
+from flowdists._compensated import Compensated, Value, compensated, rounded
 from flowdists._pytree import static
+from flowdists.bijectors._channels import join_channels, split_channels
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
 from flowdists.networks.base import Activation
 from flowdists.networks.conditioner import flatten_context
@@ -69,6 +71,7 @@ class ConvCoupling(Bijector):
     mask: str = static()
     flip: bool = static()
     context_shape: Shape | None = static(default=None)
+    _carries_errors = True
 
     def __init__(
         self,
@@ -162,29 +165,35 @@ class ConvCoupling(Bijector):
         return self._couple("inverse", y, context)
 
     def _couple(
-        self, direction: Direction, value: Array, context: Array | None
-    ) -> tuple[Array, Array]:
+        self, direction: Direction, value: Value, context: Array | None
+    ) -> tuple[Any, Array]:
         kept, changed = self._split(value)
-        out = self.conditioner(kept, flatten_context(context, self.context_shape))
+        out = self.conditioner(rounded(kept), flatten_context(context, self.context_shape))
         stacked = out.reshape(*out.shape[:-1], self.transformer.num_params, changed.shape[-1])
         params = jnp.moveaxis(stacked, -2, 0)
+        if not self.transformer.carries_errors:
+            changed = rounded(changed)
         changed, log_slope = getattr(self.transformer, direction)(changed, params)
+        if isinstance(value, Compensated):
+            changed = compensated(changed)
         if self.mask == "checkerboard":
             changes = self._changes
             log_det = jnp.where(changes, log_slope, 0.0).sum((-3, -2, -1))
-            return jnp.where(changes, changed, value.astype(changed.dtype)), log_det
+            replace = lambda new, old: jnp.where(changes, new, old.astype(new.dtype))
+            return jax.tree.map(replace, changed, value), log_det
         kept = kept.astype(changed.dtype)
-        parts = [changed, kept] if self.flip else [kept, changed]
-        return jnp.concatenate(parts, axis=-1), log_slope.sum((-3, -2, -1))
+        parts = (changed, kept) if self.flip else (kept, changed)
+        return join_channels(*parts), log_slope.sum((-3, -2, -1))
 
-    def _split(self, value: Array) -> tuple[Array, Array]:
+    def _split(self, value: Value) -> tuple[Any, Any]:
         """What the conditioner sees, and what the transformer maps."""
         if self.mask == "checkerboard":
-            return jnp.where(self._changes, 0.0, value), value
+            changes = self._changes
+            return jax.tree.map(lambda part: jnp.where(changes, 0.0, part), value), value
         if self.flip:
-            cut = self.event_shape[-1] - self._num_kept
-            return value[..., cut:], value[..., :cut]
-        return value[..., : self._num_kept], value[..., self._num_kept :]
+            changed, kept = split_channels(value, self.event_shape[-1] - self._num_kept)
+            return kept, changed
+        return split_channels(value, self._num_kept)
 
     @property
     def _changes(self) -> np.ndarray:

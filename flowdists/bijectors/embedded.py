@@ -51,6 +51,7 @@ class Embedded(Wrapper):
     normalization: ChannelNorm
     embedding: Embedding | None
     given_shape: Shape = static()
+    _carries_errors = True
 
     def __init__(
         self, bijector: Bijector, context_shape: Sequence[int], *, embedding: Any = None

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from flowdists import _check
+from flowdists._compensated import rounded, scaled, shifted, unscaled
 from flowdists._pytree import static
+from flowdists.bijectors._channels import join_channels, split_channels
 from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.networks.conditioner import flatten_context
 from flowdists.networks.conv_net import ZeroConv, embed, zero_embedding
@@ -37,6 +39,7 @@ class SplitPrior(Bijector):
     network: ZeroConv
     event_shape: Shape = static()
     context_shape: Shape | None = static(default=None)
+    _carries_errors = True
 
     def __init__(
         self, event_shape: Sequence[int], *, context_shape: Sequence[int] | None = None
@@ -53,15 +56,15 @@ class SplitPrior(Bijector):
         self.network = ZeroConv(kept, 2 * (channels - kept), context_size)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        kept, z = jnp.split(x, [self.event_shape[-1] // 2], axis=-1)
-        loc, log_scale = self._moments(kept, context)
-        y = jnp.concatenate([kept, loc + jnp.exp(log_scale) * z], axis=-1)
+        kept, z = split_channels(x, self.event_shape[-1] // 2)
+        loc, log_scale = self._moments(rounded(kept), context)
+        y = join_channels(kept, shifted(scaled(z, log_scale), loc))
         return y, log_scale.sum((-3, -2, -1))
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        kept, given = jnp.split(y, [self.event_shape[-1] // 2], axis=-1)
-        loc, log_scale = self._moments(kept, context)
-        x = jnp.concatenate([kept, (given - loc) * jnp.exp(-log_scale)], axis=-1)
+        kept, given = split_channels(y, self.event_shape[-1] // 2)
+        loc, log_scale = self._moments(rounded(kept), context)
+        x = join_channels(kept, unscaled(shifted(given, -loc), log_scale))
         return x, -log_scale.sum((-3, -2, -1))
 
     def _moments(self, kept: Array, context: Array | None) -> tuple[Array, Array]:
@@ -93,6 +96,7 @@ class TopPrior(Bijector):
     context_weight: Array | None
     event_shape: Shape = static()
     context_shape: Shape | None = static(default=None)
+    _carries_errors = True
 
     def __init__(
         self, event_shape: Sequence[int], *, context_shape: Sequence[int] | None = None
@@ -108,12 +112,12 @@ class TopPrior(Bijector):
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         loc, log_scale = self._moments(context)
         log_det = jnp.broadcast_to(log_scale, x.shape).sum((-3, -2, -1))
-        return loc + jnp.exp(log_scale) * x, log_det
+        return shifted(scaled(x, log_scale), loc), log_det
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
         loc, log_scale = self._moments(context)
         log_det = -jnp.broadcast_to(log_scale, y.shape).sum((-3, -2, -1))
-        return (y - loc) * jnp.exp(-log_scale), log_det
+        return unscaled(shifted(y, -loc), log_scale), log_det
 
     def _moments(self, context: Array | None) -> tuple[Array, Array]:
         flat = flatten_context(context, self.context_shape)

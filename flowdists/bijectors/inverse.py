@@ -27,6 +27,7 @@ class Inverse(Bijector):
     """
 
     bijector: Bijector
+    _carries_errors = True
 
     def __init__(self, bijector: Any) -> None:
         self.bijector = as_bijector(bijector)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
+from flowdists._compensated import linear, linear_inverse, matmul, solve
 from flowdists._pytree import static
 from flowdists.bijectors._events import flatten_event
 from flowdists.bijectors.base import Array, Bijector, Shape
@@ -47,29 +48,11 @@ class _LU(Bijector):
     def matrix(self) -> Array:
         """``W = L U``, shape ``(size, size)``."""
         lower, upper = self.factors
-        return jnp.matmul(lower, upper, precision="highest")
+        return matmul(lower, upper.T)
 
     @property
     def is_constant_jacobian(self) -> bool:
         return True
-
-    def _multiply(self, rows: Array) -> Array:
-        """``W`` times each row of ``(*batch, size)``.
-
-        Accelerators multiply in fewer digits unless asked not to, and the inverse would not undo.
-        """
-        # As one axis: the derivative of a product with several begins with transposed copies.
-        flat = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
-        return jnp.matmul(flat, self.matrix.T, precision="highest").reshape(rows.shape)
-
-    def _solve(self, rows: Array) -> Array:
-        """``W^{-1}`` times each row of ``(*batch, size)``, by two triangular systems."""
-        lower, upper = self.factors
-        size = self.log_diagonal.shape[0]
-        columns = rows.reshape(math.prod(rows.shape[:-1]), size).T
-        columns = jax.scipy.linalg.solve_triangular(lower, columns, lower=True, unit_diagonal=True)
-        columns = jax.scipy.linalg.solve_triangular(upper, columns, lower=False)
-        return columns.T.reshape(rows.shape)
 
 
 class LULinear(_LU):
@@ -106,11 +89,11 @@ class LULinear(_LU):
         self.bias = jnp.zeros(size)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        y = self._multiply(flatten_event(x, self.event_shape)) + self.bias
+        y = matmul(flatten_event(x, self.event_shape), self.matrix) + self.bias
         return y.reshape(x.shape), self.log_diagonal.sum()
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        rows = self._solve(flatten_event(y, self.event_shape) - self.bias)
+        rows = solve(flatten_event(y, self.event_shape) - self.bias, *self.factors)
         return rows.reshape(y.shape), -self.log_diagonal.sum()
 
 
@@ -136,6 +119,7 @@ class InvertibleConv1x1(_LU):
     """
 
     event_shape: Shape = static()
+    _carries_errors = True
 
     def __init__(self, key: Array, event_shape: Sequence[int], *, start: str = "rotation") -> None:
         key = _check.key("InvertibleConv1x1", key)
@@ -143,12 +127,10 @@ class InvertibleConv1x1(_LU):
         self._set_factors(key, self.event_shape[-1], start)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        return self._multiply(x), self._log_det
+        return linear(x, self.matrix), self._log_det
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        x = self._solve(y)
-        # Refined once: the factors amplify rounding errors more than their product does.
-        return x + self._solve(y - self._multiply(x)), -self._log_det
+        return linear_inverse(y, *self.factors), -self._log_det
 
     @property
     def _log_det(self) -> Array:

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from flowdists._compensated import Value, compensated, rounded
+from flowdists.bijectors._channels import join_channels, split_channels
 from flowdists.bijectors._events import batch_of
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.bijectors.chain import Chain
@@ -120,18 +122,18 @@ class MultiScale(Bijector):
         return jnp.concatenate(flat, axis=-1)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        *finer, value = self.pyramid(x)
+        *finer, value = map(compensated, self.pyramid(x))
         total: Any = 0.0
         for i in reversed(range(len(self.scales))):
             if i < len(finer):
-                value = jnp.concatenate([value, finer[i].astype(value.dtype)], axis=-1)
+                value = join_channels(value, finer[i])
             scale = self.scales[i]
             value, log_det = scale.forward_and_log_det(value, _own(scale, context))
             total = total + log_det
-        return value, total
+        return rounded(value), total
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        value, total = y, jnp.zeros((), y.dtype)
+        value, total = compensated(y), jnp.zeros((), y.dtype)
         latents: list[Array] = []
         for scale in self.scales:
             value, log_det = scale.inverse_and_log_det(value, _own(scale, context))
@@ -139,13 +141,13 @@ class MultiScale(Bijector):
             value = self._set_aside(value, latents)
         return self.flatten(latents), total
 
-    def _set_aside(self, value: Array, latents: list[Array]) -> Array:
+    def _set_aside(self, value: Value, latents: list[Array]) -> Value:
         """Append what a scale leaves at its base to ``latents``, and return what goes on."""
         if len(latents) == len(self.scales) - 1:
-            latents.append(value)
+            latents.append(rounded(value))
             return value
-        kept, factored = jnp.split(value, [value.shape[-1] // 2], axis=-1)
-        latents.append(factored)
+        kept, factored = split_channels(value, value.shape[-1] // 2)
+        latents.append(rounded(factored))
         return kept
 
     def data_init(
@@ -162,7 +164,7 @@ class MultiScale(Bijector):
         *finer, value = self.pyramid(value)
         for i in reversed(range(len(self.scales))):
             if i < len(finer):
-                value = jnp.concatenate([value, finer[i].astype(value.dtype)], axis=-1)
+                value = join_channels(value, finer[i])
             own_context = _own(self.scales[i], context)
             scale, value = self.scales[i].data_init(value, own_context, direction)
             scales.append(scale)

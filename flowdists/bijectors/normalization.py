@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from flowdists import _check
+from flowdists._compensated import scaled, shifted, unscaled
 from flowdists._pytree import static
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.networks.normalization import channel_statistics
@@ -36,6 +37,7 @@ class ActNorm(Bijector):
     loc: Array
     log_scale: Array
     event_shape: Shape = static()
+    _carries_errors = True
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         self.event_shape = _check.shape("ActNorm", "event_shape", event_shape)
@@ -47,10 +49,10 @@ class ActNorm(Bijector):
         return True
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        return self.loc + jnp.exp(self.log_scale) * x, self._log_det
+        return shifted(scaled(x, self.log_scale), self.loc), self._log_det
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        return (y - self.loc) * jnp.exp(-self.log_scale), -self._log_det
+        return unscaled(shifted(y, -self.loc), self.log_scale), -self._log_det
 
     @property
     def _log_det(self) -> Array:

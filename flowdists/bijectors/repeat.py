@@ -49,6 +49,7 @@ class Repeat(Wrapper):
     layers: Bijector
     num_layers: int = static()
     memory: Memory = static(default="store")
+    _carries_errors = True
 
     def __init__(
         self,
@@ -167,4 +168,4 @@ def _promote(value: Array, layers: Bijector, context: Array | None) -> Array:
     At least float32, in which log-determinants accumulate even if networks compute in less.
     """
     others = [*jax.tree.leaves(layers), *([] if context is None else [context])]
-    return value.astype(jnp.result_type(value, *others, jnp.float32))
+    return value.astype(jnp.result_type(value.dtype, *others, jnp.float32))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from flowdists import _check
@@ -31,6 +33,7 @@ class Squeeze(Bijector):
 
     event_shape: Shape = static()
     factor: int = static()
+    _carries_errors = True
 
     def __init__(self, event_shape: Sequence[int], factor: int = 2) -> None:
         self.event_shape = _check.image_shape("Squeeze", event_shape)
@@ -51,13 +54,21 @@ class Squeeze(Bijector):
         return True
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        height, width, channels = self.event_shape_out
+        height, width, _ = self.event_shape_out
         split = (height, self.factor, width, self.factor, self.event_shape[-1])
-        blocks = jnp.swapaxes(x.reshape(*x.shape[:-3], *split), -4, -3)
-        return blocks.reshape(*x.shape[:-3], height, width, channels), jnp.zeros((), x.dtype)
+        return _exchange(x, split, self.event_shape_out), jnp.zeros((), x.dtype)
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
         height, width, _ = self.event_shape_out
         split = (height, width, self.factor, self.factor, self.event_shape[-1])
-        rows = jnp.swapaxes(y.reshape(*y.shape[:-3], *split), -4, -3)
-        return rows.reshape(*y.shape[:-3], *self.event_shape), jnp.zeros((), y.dtype)
+        return _exchange(y, split, self.event_shape), jnp.zeros((), y.dtype)
+
+
+def _exchange(value: Any, split: Shape, event_shape: Shape) -> Any:
+    """Exchange the middle axes of events split into five, then give them ``event_shape``."""
+    batch = value.shape[:-3]
+
+    def exchange(part: Array) -> Array:
+        return jnp.swapaxes(part.reshape(*batch, *split), -4, -3).reshape(*batch, *event_shape)
+
+    return jax.tree.map(exchange, value)

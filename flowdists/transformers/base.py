@@ -1,11 +1,14 @@
 """The contract of a transformer: a family of increasing maps of a scalar."""
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
+
+from flowdists._compensated import Compensated
 
 __all__ = ["Transformer", "check_transformer"]
 
@@ -26,6 +29,9 @@ class Transformer(ABC):
     >>> fd.transformers.Affine().num_params
     2
     """
+
+    carries_errors: ClassVar[bool] = False
+    """Whether the two methods take values with their rounding errors, as the layers of images do."""
 
     @property
     @abstractmethod
@@ -50,13 +56,13 @@ class Transformer(ABC):
     def inverse(self, y: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         r"""Return :math:`x = f^{-1}(y; \theta)` and :math:`\log |dx/dy|`, both of ``y``'s shape."""
 
-    def _as_arrays(self, x: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    def _as_arrays(self, x: Any, params: ArrayLike) -> tuple[Any, jax.Array]:
         """Check the shapes, and bring both to one floating type, at least float32.
 
         A network may run in bfloat16; log-slopes are summed over dimensions and layers, so
         they are computed in more than its eight bits.
         """
-        x, params = jnp.asarray(x), jnp.asarray(params)
+        x, params = x if isinstance(x, Compensated) else jnp.asarray(x), jnp.asarray(params)
         expected = (self.num_params, *x.shape)
         matches = params.ndim == len(expected) and all(
             given in (size, 1) for given, size in zip(params.shape[1:], expected[1:], strict=True)
@@ -66,7 +72,7 @@ class Transformer(ABC):
                 f"{type(self).__name__}: params must have shape (num_params, *x.shape) = "
                 f"{expected}, got {params.shape}"
             )
-        dtype = jnp.result_type(x, params, jnp.float32)
+        dtype = jnp.result_type(x.dtype, params, jnp.float32)
         return x.astype(dtype), params.astype(dtype)
 
 
