@@ -53,6 +53,7 @@ from flowdists.flows import (
     glow_step,
 )
 from flowdists.images import (
+    DiscreteImages,
     VariationalDequantizer,
     bits_per_dim,
     dequantize,
@@ -112,6 +113,7 @@ __all__ = [
     "ConvNet",
     "Coupling",
     "DeepSets",
+    "DiscreteImages",
     "Elementwise",
     "Embedded",
     "FitResult",

@@ -25,9 +25,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["high", "low"], meta_fields=[]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["high", "low"], meta_fields=[])
 @dataclass(frozen=True)
 class Compensated:
     """The value ``high + low``, whose sum rounds to ``high``.
@@ -218,9 +216,10 @@ def _as_rounded(x: Array) -> Array:
 
 
 def _digits(x: Array, num_bits: int) -> tuple[Array, Array, Array]:
-    """Three terms of ``x``: ``num_bits`` bits of each row's largest element, as many more, the rest.
+    """``x`` as a sum of ``num_bits`` leading bits, as many following ones, and the rest.
 
-    All elements of a row have the same places, so that sums of products are exact.
+    All elements of a row have the same places, counted from those of the largest, so that sums of
+    products are exact.
     """
     info = jnp.finfo(x.dtype)
     _, exponent = jnp.frexp(jnp.abs(x).max(-1, keepdims=True))

@@ -155,7 +155,9 @@ def test_derivatives_are_those_of_the_plain_operation(name):
             jax.tree.leaves(derivative(carried)), jax.tree.leaves(derivative(plain)), strict=True
         )
         for a, b in pairs:
-            np.testing.assert_allclose(a, b, rtol=ROUND_TRIP_F32, atol=ROUND_TRIP_F32 * float(jnp.abs(b).max()))
+            np.testing.assert_allclose(
+                a, b, rtol=ROUND_TRIP_F32, atol=ROUND_TRIP_F32 * float(jnp.abs(b).max())
+            )
 
 
 @operations

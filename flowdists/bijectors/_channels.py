@@ -18,5 +18,4 @@ def split_channels(value: Value, size: int) -> tuple[Any, Any]:
 
 def join_channels(first: Value, second: Value) -> Any:
     """The inverse of :func:`split_channels`."""
-    join = lambda *parts: jnp.concatenate(parts, axis=-1)
-    return jax.tree.map(join, first, second)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), first, second)

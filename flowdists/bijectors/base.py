@@ -343,7 +343,7 @@ def _checked(method: Callable[..., Any], direction: Direction) -> Callable[..., 
     """Wrap an author's method so that its input is checked, and is an array, before it runs."""
 
     @functools.wraps(method)
-    def wrapper(self: Bijector, value: Any, context: Any = None) -> tuple[Array, Array]:
+    def wrapper(self: Bijector, value: Any, context: Any = None) -> tuple[Any, Array]:
         caller = f"{self.name}.{direction}_and_log_det"
         argument = "x" if direction == "forward" else "y"
         if not isinstance(value, Compensated):

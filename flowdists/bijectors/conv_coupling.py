@@ -171,7 +171,7 @@ class ConvCoupling(Bijector):
         out = self.conditioner(rounded(kept), flatten_context(context, self.context_shape))
         stacked = out.reshape(*out.shape[:-1], self.transformer.num_params, changed.shape[-1])
         params = jnp.moveaxis(stacked, -2, 0)
-        if not self.transformer.carries_errors:
+        if not self.transformer._carries_errors:
             changed = rounded(changed)
         changed, log_slope = getattr(self.transformer, direction)(changed, params)
         if isinstance(value, Compensated):
@@ -179,8 +179,9 @@ class ConvCoupling(Bijector):
         if self.mask == "checkerboard":
             changes = self._changes
             log_det = jnp.where(changes, log_slope, 0.0).sum((-3, -2, -1))
-            replace = lambda new, old: jnp.where(changes, new, old.astype(new.dtype))
-            return jax.tree.map(replace, changed, value), log_det
+            value = value.astype(changed.dtype)
+            replaced = jax.tree.map(lambda *parts: jnp.where(changes, *parts), changed, value)
+            return replaced, log_det
         kept = kept.astype(changed.dtype)
         parts = (changed, kept) if self.flip else (kept, changed)
         return join_channels(*parts), log_slope.sum((-3, -2, -1))

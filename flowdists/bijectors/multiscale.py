@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flowdists._compensated import Value, compensated, rounded
+from flowdists._compensated import compensated, rounded
 from flowdists.bijectors._channels import join_channels, split_channels
 from flowdists.bijectors._events import batch_of
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
@@ -122,6 +122,8 @@ class MultiScale(Bijector):
         return jnp.concatenate(flat, axis=-1)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
+        finer: list[Any]
+        value: Any
         *finer, value = map(compensated, self.pyramid(x))
         total: Any = 0.0
         for i in reversed(range(len(self.scales))):
@@ -133,7 +135,8 @@ class MultiScale(Bijector):
         return rounded(value), total
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        value, total = compensated(y), jnp.zeros((), y.dtype)
+        value: Any = compensated(y)
+        total = jnp.zeros((), y.dtype)
         latents: list[Array] = []
         for scale in self.scales:
             value, log_det = scale.inverse_and_log_det(value, _own(scale, context))
@@ -141,7 +144,7 @@ class MultiScale(Bijector):
             value = self._set_aside(value, latents)
         return self.flatten(latents), total
 
-    def _set_aside(self, value: Value, latents: list[Array]) -> Value:
+    def _set_aside(self, value: Any, latents: list[Array]) -> Any:
         """Append what a scale leaves at its base to ``latents``, and return what goes on."""
         if len(latents) == len(self.scales) - 1:
             latents.append(rounded(value))

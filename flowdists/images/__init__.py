@@ -1,6 +1,7 @@
 """Discrete image data: levels made continuous, likelihoods of levels; and latents of images."""
 
 from flowdists.images.dequantization import VariationalDequantizer, image_log_prob
+from flowdists.images.discrete import DiscreteImages
 from flowdists.images.inpainting import inpaint, inpainting_model
 from flowdists.images.joint import DequantizedFit, fit_dequantized
 from flowdists.images.latents import decode, encode
@@ -10,6 +11,7 @@ from flowdists.images.sampling import reconstruct, sample_from_noise
 
 __all__ = [
     "DequantizedFit",
+    "DiscreteImages",
     "VariationalDequantizer",
     "attribute_direction",
     "bits_per_dim",

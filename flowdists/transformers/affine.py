@@ -38,7 +38,7 @@ class Affine(Transformer):
 
     scale: str = "tanh"
     max_log_scale: float = 2.0
-    carries_errors = True
+    _carries_errors = True
 
     def __post_init__(self) -> None:
         if self.scale not in _SCALES:
@@ -79,7 +79,7 @@ class Additive(Transformer):
     [3. 3. 3.]
     """
 
-    carries_errors = True
+    _carries_errors = True
 
     @property
     def num_params(self) -> int:

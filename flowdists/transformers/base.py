@@ -30,8 +30,13 @@ class Transformer(ABC):
     2
     """
 
-    carries_errors: ClassVar[bool] = False
-    """Whether the two methods take values with their rounding errors, as the layers of images do."""
+    # Whether the two methods take `Compensated` values as well as arrays; others get them rounded.
+    _carries_errors: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if {"forward", "inverse"} & cls.__dict__.keys():
+            cls._carries_errors = cls.__dict__.get("_carries_errors", False)
 
     @property
     @abstractmethod
@@ -56,7 +61,7 @@ class Transformer(ABC):
     def inverse(self, y: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         r"""Return :math:`x = f^{-1}(y; \theta)` and :math:`\log |dx/dy|`, both of ``y``'s shape."""
 
-    def _as_arrays(self, x: Any, params: ArrayLike) -> tuple[Any, jax.Array]:
+    def _as_arrays(self, x: Any, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Check the shapes, and bring both to one floating type, at least float32.
 
         A network may run in bfloat16; log-slopes are summed over dimensions and layers, so
