@@ -20,7 +20,6 @@ import numpy as np
 
 import flowdists as fd
 from flowdists._compensated import compensated, rounded
-from flowdists.bijectors._channels import join_channels, split_channels
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 BATCH = 250
@@ -35,27 +34,6 @@ def read(args) -> tuple[np.ndarray, np.ndarray]:
             return tuple(file[name][:, 2:26, 2:26, None] for name in ("x_train", "x_test"))
     with np.load(folder / "bsds_rgb16.npz") as file:
         return tuple(file[name][:, :8, :8] for name in ("train", "test"))
-
-
-@jax.jit
-def there(layer: fd.MultiScale, x: jax.Array) -> list:
-    """The latents of every scale, with the errors of rounding them."""
-    value, latents = compensated(x), []
-    for scale in layer.scales[:-1]:
-        value, _ = scale.inverse_and_log_det(value)
-        value, factored = split_channels(value, value.shape[-1] // 2)
-        latents.append(factored)
-    return [*latents, layer.scales[-1].inverse_and_log_det(value)[0]]
-
-
-@jax.jit
-def back(layer: fd.MultiScale, latents: list) -> jax.Array:
-    *finer, value = latents
-    for i in reversed(range(len(layer.scales))):
-        if i < len(finer):
-            value = join_channels(value, finer[i])
-        value, _ = layer.scales[i].forward_and_log_det(value)
-    return rounded(value)
 
 
 def main() -> None:
@@ -92,11 +70,16 @@ def main() -> None:
     print(f"{args.images}, scale={args.scale}: {bits:.3f} bits/dim held out")
 
     layer, errors = flow.bijector, {"single precision": [], "latents of two floats": []}
-    to_latents = jax.jit(lambda layer, x: layer.inverse(x))
-    to_images = jax.jit(lambda layer, z: layer.forward(z))
+    there = jax.jit(lambda layer, x: layer.inverse(x))
+    back = jax.jit(lambda layer, z: layer.forward(z))
+    there_in_pairs = jax.jit(lambda layer, x: layer._to_latents(compensated(x), None)[0])
+    back_in_pairs = jax.jit(lambda layer, latents: rounded(layer._to_image(latents, None)[0]))
     for i in range(0, min(args.held_out, len(test)), BATCH):
         x = fd.dequantize(jax.random.key(i), test[i : i + BATCH])
-        returned = (to_images(layer, to_latents(layer, x)), back(layer, there(layer, x)))
+        returned = (
+            back(layer, there(layer, x)),
+            back_in_pairs(layer, there_in_pairs(layer, x)),
+        )
         for part, y in zip(errors.values(), returned, strict=True):
             part.append(256 * jnp.abs(y - x).max((1, 2, 3)))
     print(" " * 22, *(f"{100 * q:7.1f} %" for q in QUANTILES))

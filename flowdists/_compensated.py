@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ Array = jax.Array
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["high", "low"], meta_fields=[])
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Compensated:
     """The value ``high + low``, whose sum rounds to ``high``.
 
@@ -50,7 +50,7 @@ class Compensated:
         return self.high.dtype
 
     def astype(self, dtype: Any) -> Compensated:
-        """The value in at least as many digits."""
+        """The value in a dtype of at least as many digits."""
         return Compensated(self.high.astype(dtype), self.low.astype(dtype))
 
 
@@ -67,7 +67,16 @@ def rounded(x: Value) -> Array:
     return x.high if isinstance(x, Compensated) else x
 
 
-def _carries_errors(plain: Callable[..., Array]) -> Callable[[Callable[..., Any]], Any]:
+def carries_errors(cls: type, methods: Iterable[str]) -> bool:
+    """Whether the class that defines each of the methods that ``cls`` has declares that it does.
+
+    A subclass that overrides one is asked again: its author need not know of such values.
+    """
+    owners = (next((c for c in cls.__mro__ if name in c.__dict__), cls) for name in methods)
+    return all(owner.__dict__.get("_carries_errors", False) for owner in owners)
+
+
+def _on_values(plain: Callable[..., Array]) -> Callable[[Callable[..., Any]], Any]:
     """Make of an operation on :class:`Compensated` values one on plain arrays, too.
 
     Args:
@@ -89,7 +98,7 @@ def _carries_errors(plain: Callable[..., Array]) -> Callable[[Callable[..., Any]
         def on_values(x: Value, *params: Array) -> Any:
             if not isinstance(x, Compensated):
                 return plain(x, *params)
-            dtype = jnp.result_type(x.dtype, *params)
+            dtype = jnp.result_type(x.dtype, *params, jnp.float32)
             return with_plain_derivative(x.astype(dtype), *(p.astype(dtype) for p in params))
 
         return on_values
@@ -97,23 +106,23 @@ def _carries_errors(plain: Callable[..., Array]) -> Callable[[Callable[..., Any]
     return decorate
 
 
-@_carries_errors(lambda x, shift: x + shift)
+@_on_values(lambda x, shift: x + shift)
 def shifted(x: Compensated, shift: Array) -> Compensated:
     """``x + shift``."""
-    total, error = _two_sum(x.high, _as_rounded(shift))
+    total, error = _two_sum(x.high, without_last_bit(shift))
     return _normalized(total, error + x.low)
 
 
-@_carries_errors(lambda x, log_scale: x * jnp.exp(log_scale))
+@_on_values(lambda x, log_scale: x * jnp.exp(log_scale))
 def scaled(x: Compensated, log_scale: Array) -> Compensated:
     """``x * exp(log_scale)``."""
-    return _product(x, _as_rounded(jnp.exp(log_scale)))
+    return _product(x, without_last_bit(jnp.exp(log_scale)))
 
 
-@_carries_errors(lambda x, log_scale: x * jnp.exp(-log_scale))
+@_on_values(lambda x, log_scale: x * jnp.exp(-log_scale))
 def unscaled(x: Compensated, log_scale: Array) -> Compensated:
     """``x / exp(log_scale)``."""
-    scale = _as_rounded(jnp.exp(log_scale))
+    scale = without_last_bit(jnp.exp(log_scale))
     quotient = x.high / scale
     back = _product(compensated(quotient), scale)
     return _normalized(quotient, _difference(x, back) / scale)
@@ -130,7 +139,7 @@ def matmul(rows: Array, matrix: Array) -> Array:
     return product.reshape(*rows.shape[:-1], matrix.shape[0])
 
 
-@_carries_errors(matmul)
+@_on_values(matmul)
 def linear(x: Compensated, matrix: Array) -> Compensated:
     """``matrix`` times each row of ``x``.
 
@@ -138,7 +147,7 @@ def linear(x: Compensated, matrix: Array) -> Compensated:
     themselves (Ozaki et al. 2012); what is left is small, and so are its rounding errors.
     """
     size = matrix.shape[-1]
-    num_bits = (_significant_bits(x.dtype) - math.ceil(math.log2(size))) // 2
+    num_bits = (significant_bits(x.dtype) - math.ceil(math.log2(size))) // 2
     x1, x2, x3 = _digits(x.high, num_bits)
     m1, m2, m3 = _digits(matrix, num_bits)
     x3 = x3 + x.low
@@ -163,9 +172,12 @@ def solve(rows: Array, lower: Array, upper: Array) -> Array:
     return columns.T.reshape(rows.shape)
 
 
-@_carries_errors(solve)
+@_on_values(solve)
 def linear_inverse(x: Compensated, lower: Array, upper: Array) -> Compensated:
-    """The inverse of :func:`linear` with the matrix ``lower @ upper``, refined once."""
+    """The inverse of :func:`linear` with the matrix ``lower @ upper``.
+
+    The solution is refined once, which squares its relative error.
+    """
     estimate = solve(x.high, lower, upper)
     back = linear(compensated(estimate), matmul(lower, upper.T))
     return _normalized(*_two_sum(estimate, solve(_difference(x, back), lower, upper)))
@@ -200,15 +212,15 @@ def _normalized(high: Array, low: Array) -> Compensated:
 
 
 def _leading(x: Array) -> Array:
-    """``x`` to half of its digits."""
+    """``x`` to so few digits that a product of two such numbers is exact."""
     info = jnp.finfo(x.dtype)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant // 2)
+    return jax.lax.reduce_precision(x, info.nexp, (info.nmant - 1) // 2)
 
 
-def _as_rounded(x: Array) -> Array:
-    """``x`` but for its last bit, as a number that was rounded.
+def without_last_bit(x: Array) -> Array:
+    """``x`` but for its last bit: a number that surely was rounded.
 
-    A product that the compiler contracts into the sum it goes to is not, and the two directions of
+    A product that the compiler contracts into the sum it goes to was not, and the two directions of
     a layer need not be compiled alike.
     """
     info = jnp.finfo(x.dtype)
@@ -222,18 +234,23 @@ def _digits(x: Array, num_bits: int) -> tuple[Array, Array, Array]:
     products are exact.
     """
     info = jnp.finfo(x.dtype)
-    _, exponent = jnp.frexp(jnp.abs(x).max(-1, keepdims=True))
-    exponent = jnp.maximum(exponent, info.minexp + 2 * num_bits) - num_bits
-    unit = jnp.ldexp(jnp.ones((), x.dtype), exponent)
-    places = x / unit
-    first = jnp.round(places)
-    second = jnp.round((places - first) * 2**num_bits) / 2**num_bits
-    return first * unit, second * unit, (places - first - second) * unit
+    power = jax.lax.reduce_precision(jnp.abs(x).max(-1, keepdims=True), info.nexp, 0)
+    power = jnp.clip(
+        power, 2.0 ** (info.minexp + info.nmant), 2.0 ** (info.maxexp - info.nmant - 3)
+    )
+    # Added and subtracted, it cuts off all below 2**(1 - num_bits) of the power of two. Only sums
+    # are rounded: not every device divides, or takes powers, exactly.
+    cut = power * (1.5 * 2.0 ** (info.nmant + 1 - num_bits))
+    first = (x + cut) - cut
+    cut = cut * 2.0**-num_bits
+    second = ((x - first) + cut) - cut
+    return first, second, (x - first) - second
 
 
 def _beside(*parts: Array) -> Array:
     return jnp.concatenate(parts, axis=-1)
 
 
-def _significant_bits(dtype: Any) -> int:
+def significant_bits(dtype: Any) -> int:
+    """How many bits a number of a floating-point dtype has, the leading one included."""
     return int(jnp.finfo(dtype).nmant) + 1

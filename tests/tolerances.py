@@ -14,6 +14,7 @@ LOG_DET_F32 = 1e-4  # as above: the log-determinant is evaluated at the point re
 AGREE_F32 = 1e-6  # one quantity computed in two ways that round alike (batched, looped, vmapped)
 
 COMPENSATED_F32 = 2.0**-40  # values of two floats (48 bits), after a few operations
+COMPENSATED_LAYER_F32 = 1e-9  # a layer undone: systems refined once, condition numbers up to 100
 COMPENSATED_PRODUCT_F32 = 2.0**-36  # their matrix product, for each of its terms: shorter factors
 RECONSTRUCTION_F32 = 1e-3  # in grey levels of 256: rounding the latents (6e-8), magnified
 INVERTED_GRADIENT_F32 = 5e-3  # 32 layers' inputs computed back from their outputs, each rounded

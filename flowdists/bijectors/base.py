@@ -21,7 +21,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
 from flowdists import _check
-from flowdists._compensated import Compensated, compensated, rounded
+from flowdists._compensated import Compensated, carries_errors, compensated, rounded
 from flowdists._pytree import describe, make_pytree_class, static
 
 Array = jax.Array
@@ -85,11 +85,14 @@ class Bijector(Transform, distrax.Bijector):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # NumPyro would register a pytree that lacks key paths; skip it, register once ourselves.
         super(Transform, cls).__init_subclass__(**kwargs)
-        for direction in ("forward", "inverse"):
-            name = f"{direction}_and_log_det"
+        methods: dict[str, Direction] = {
+            "forward_and_log_det": "forward",
+            "inverse_and_log_det": "inverse",
+        }
+        cls._carries_errors = carries_errors(cls, methods)
+        for name, direction in methods.items():
             if name in cls.__dict__:
                 setattr(cls, name, _checked(cls.__dict__[name], direction))
-                cls._carries_errors = cls.__dict__.get("_carries_errors", False)
         make_pytree_class(cls)
         if cls._is_concrete() and not _declares(cls, "event_shape"):
             raise TypeError(
@@ -340,7 +343,10 @@ def _check_result(
 
 
 def _checked(method: Callable[..., Any], direction: Direction) -> Callable[..., Any]:
-    """Wrap an author's method so that its input is checked, and is an array, before it runs."""
+    """Wrap an author's method so that its input is checked before it runs, and is an array.
+
+    Or a :class:`Compensated` value, where the layer says that it takes them.
+    """
 
     @functools.wraps(method)
     def wrapper(self: Bijector, value: Any, context: Any = None) -> tuple[Any, Array]:

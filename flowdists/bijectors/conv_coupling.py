@@ -12,7 +12,13 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from flowdists import _check
-from flowdists._compensated import Compensated, Value, compensated, rounded
+from flowdists._compensated import (
+    Compensated,
+    Value,
+    compensated,
+    rounded,
+    without_last_bit,
+)
 from flowdists._pytree import static
 from flowdists.bijectors._channels import join_channels, split_channels
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
@@ -169,6 +175,8 @@ class ConvCoupling(Bijector):
     ) -> tuple[Any, Array]:
         kept, changed = self._split(value)
         out = self.conditioner(rounded(kept), flatten_context(context, self.context_shape))
+        if isinstance(value, Compensated):
+            out = without_last_bit(out)
         stacked = out.reshape(*out.shape[:-1], self.transformer.num_params, changed.shape[-1])
         params = jnp.moveaxis(stacked, -2, 0)
         if not self.transformer._carries_errors:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flowdists._compensated import compensated, rounded
+from flowdists._compensated import Compensated, compensated, rounded
 from flowdists.bijectors._channels import join_channels, split_channels
 from flowdists.bijectors._events import batch_of
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
@@ -122,35 +122,45 @@ class MultiScale(Bijector):
         return jnp.concatenate(flat, axis=-1)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        finer: list[Any]
-        value: Any
-        *finer, value = map(compensated, self.pyramid(x))
+        image, log_det = self._to_image([compensated(z) for z in self.pyramid(x)], context)
+        return rounded(image), log_det
+
+    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
+        latents, log_det = self._to_latents(compensated(y), context)
+        return self.flatten([rounded(z) for z in latents]), log_det
+
+    def _to_image(
+        self, latents: Sequence[Compensated], context: Array | None
+    ) -> tuple[Compensated, Array]:
+        """From the latents of all scales, with their rounding errors, to the image."""
+        *finer, value = latents
         total: Any = 0.0
         for i in reversed(range(len(self.scales))):
             if i < len(finer):
                 value = join_channels(value, finer[i])
-            scale = self.scales[i]
-            value, log_det = scale.forward_and_log_det(value, _own(scale, context))
+            value, log_det = _run("forward", self.scales[i], value, context)
             total = total + log_det
-        return rounded(value), total
+        return value, total
 
-    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        value: Any = compensated(y)
-        total = jnp.zeros((), y.dtype)
-        latents: list[Array] = []
+    def _to_latents(
+        self, value: Compensated, context: Array | None
+    ) -> tuple[list[Compensated], Array]:
+        """From an image to the latents of all scales, with their rounding errors."""
+        latents: list[Compensated] = []
+        total: Any = 0.0
         for scale in self.scales:
-            value, log_det = scale.inverse_and_log_det(value, _own(scale, context))
+            value, log_det = _run("inverse", scale, value, context)
             total = total + log_det
             value = self._set_aside(value, latents)
-        return self.flatten(latents), total
+        return latents, total
 
-    def _set_aside(self, value: Any, latents: list[Array]) -> Any:
+    def _set_aside(self, value: Any, latents: list[Any]) -> Any:
         """Append what a scale leaves at its base to ``latents``, and return what goes on."""
         if len(latents) == len(self.scales) - 1:
-            latents.append(rounded(value))
+            latents.append(value)
             return value
         kept, factored = split_channels(value, value.shape[-1] // 2)
-        latents.append(rounded(factored))
+        latents.append(factored)
         return kept
 
     def data_init(
@@ -172,6 +182,10 @@ class MultiScale(Bijector):
             scale, value = self.scales[i].data_init(value, own_context, direction)
             scales.append(scale)
         return MultiScale(scales[::-1]), value
+
+
+def _run(direction: Direction, scale: Bijector, value: Any, context: Array | None) -> Any:
+    return getattr(scale, f"{direction}_and_log_det")(value, _own(scale, context))
 
 
 def _own(scale: Bijector, context: Array | None) -> Array | None:

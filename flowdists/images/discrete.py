@@ -24,8 +24,8 @@ class DiscreteImages(dist.Distribution):
     ``numpyro.prng_key()``, which is another one at every step of SVI.
 
     Draws are the levels whose bins the density's draws fall into; draws beyond the scale go to its
-    ends. What the density has there is no image's mass: masses sum to less than one by that much,
-    and to one if the flow ends in :class:`~flowdists.PixelLogit`.
+    ends. What the density has there is no image's mass: the masses of all images of ``num_bits``
+    bits sum to less than one by that much.
 
     Args:
       flow: the density, on the scale [-0.5, 0.5) of :func:`~flowdists.dequantize`.
@@ -34,7 +34,6 @@ class DiscreteImages(dist.Distribution):
         draws have zeros there.
       dequantizer: the noise, as :class:`~flowdists.VariationalDequantizer`; uniform unless given.
       num_samples: samples of the noise for each image; more make the bound tighter.
-      validate_args: NumPyro's switch for argument checks.
 
     Raises:
       TypeError: if ``flow`` is not a Flow, or for a key that is not a key. ``log_prob`` raises it
@@ -63,7 +62,6 @@ class DiscreteImages(dist.Distribution):
         num_bits: int = 8,
         dequantizer: Dequantizer | None = None,
         num_samples: int = 1,
-        validate_args: bool | None = None,
     ) -> None:
         caller = "DiscreteImages"
         self.flow = as_flow(caller, flow)
@@ -71,7 +69,7 @@ class DiscreteImages(dist.Distribution):
         self.num_bits = check_num_bits(caller, num_bits)
         self.dequantizer = dequantizer
         self.num_samples = _check.positive_int(caller, "num_samples", num_samples)
-        super().__init__(flow.batch_shape, flow.event_shape, validate_args=validate_args)
+        super().__init__(flow.batch_shape, flow.event_shape)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -79,7 +77,10 @@ class DiscreteImages(dist.Distribution):
         return constraints.independent(constraints.integer_interval(0, 255), self.event_dim)
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Draw uint8 images, ``(*sample_shape, *batch_shape, *event_shape)``."""
+        """Draw uint8 images, ``(*sample_shape, *batch_shape, *event_shape)``.
+
+        NaN is refused, or becomes level 0 in a trace, as in :func:`~flowdists.to_uint8`.
+        """
         return to_uint8(self.flow.sample(key, sample_shape), self.num_bits)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
+from flowdists._compensated import significant_bits
 from flowdists.bijectors.base import Array, Shape
 
 
@@ -66,7 +67,7 @@ def dequantize(key: Array, images: Any, *, num_bits: int = 8) -> Array:
     """
     levels = levels_of("dequantize", images, num_bits)
     key = _check.key("dequantize", key)
-    cells = 2.0 ** (_significant_bits(jnp.float32) - 1 - num_bits)
+    cells = 2.0 ** (significant_bits(jnp.float32) - 1 - num_bits)
     u = jax.random.uniform(key, levels.shape, jnp.float32)
     return place(levels, (jnp.floor(cells * u) + 0.5) / cells, num_bits)
 
@@ -192,12 +193,8 @@ def centers(levels: Array, num_bits: int) -> Array:
 
 def _inside(u: Array, num_bits: int) -> Array:
     """Parts of bins, moved off their ends by no more than a unit of rounding."""
-    margin = 2.0 ** (num_bits - _significant_bits(u.dtype))
+    margin = 2.0 ** (num_bits - significant_bits(u.dtype))
     return u + jax.lax.stop_gradient(jnp.clip(u, margin, 1 - margin) - u)
-
-
-def _significant_bits(dtype: Any) -> int:
-    return int(jnp.finfo(dtype).nmant) + 1
 
 
 def check_num_bits(caller: str, num_bits: Any, least: int = 1) -> int:

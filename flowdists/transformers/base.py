@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from flowdists._compensated import Compensated
+from flowdists._compensated import Compensated, carries_errors
 
 __all__ = ["Transformer", "check_transformer"]
 
@@ -35,8 +35,7 @@ class Transformer(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if {"forward", "inverse"} & cls.__dict__.keys():
-            cls._carries_errors = cls.__dict__.get("_carries_errors", False)
+        cls._carries_errors = carries_errors(cls, ("forward", "inverse"))
 
     @property
     @abstractmethod
@@ -63,6 +62,8 @@ class Transformer(ABC):
 
     def _as_arrays(self, x: Any, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Check the shapes, and bring both to one floating type, at least float32.
+
+        A value with its rounding errors stays one.
 
         A network may run in bfloat16; log-slopes are summed over dimensions and layers, so
         they are computed in more than its eight bits.
