@@ -58,7 +58,8 @@ STACKS = {
 def value(layer):
     keys = jax.random.split(KEY, 2)
     high = jax.random.normal(keys[0], (3, *layer.event_shape))
-    return Compensated(high, 2.0**-26 * high * jax.random.normal(keys[1], high.shape))
+    error = jax.random.uniform(keys[1], high.shape, minval=-1.0, maxval=1.0)
+    return Compensated(high, 2.0**-26 * high * error)  # so small that the sum rounds to `high`
 
 
 def context_of(layer):
