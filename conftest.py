@@ -27,3 +27,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     is_heavy = item.get_closest_marker("heavy") is not None
     jax.config.update("jax_disable_most_optimizations", not is_heavy)
+    # Every operation of every program would carry the stack that it comes from.
+    jax.config.update("jax_traceback_in_locations_limit", 0)

@@ -305,7 +305,7 @@ EVERY: dict[str, Make] = {
 """Every bijector of the project, by name; :func:`build` takes an entry of it."""
 
 NAMES = [
-    pytest.param(name, marks=pytest.mark.heavy) if name.startswith("conditional_recipe") else name
+    pytest.param(name, marks=pytest.mark.slow) if name.startswith("conditional_recipe") else name
     for name in sorted(EVERY)
 ]
-"""The names in ``EVERY``, for fixtures: what other entries have in parts is heavy."""
+"""The names in ``EVERY``, for fixtures: what other entries have in parts is slow."""
