@@ -18,6 +18,7 @@ COMPENSATED_LAYER_F32 = 1e-9  # a layer undone: systems refined once, condition 
 COMPENSATED_PRODUCT_F32 = 2.0**-36  # their matrix product, for each of its terms: shorter factors
 RECONSTRUCTION_F32 = 1e-3  # in grey levels of 256: rounding the latents (6e-8), magnified
 INVERTED_GRADIENT_F32 = 5e-3  # 32 layers' inputs computed back from their outputs, each rounded
+INVERTED_GLOW_GRADIENT_F32 = 2e-5  # the same, where rounding errors are carried along
 AGREE_BFLOAT16 = 0.05  # relative to the largest output: three layers of 8 bits
 
 # Derivatives by central differences, in double precision.

@@ -8,7 +8,7 @@ import pytest
 
 import flowdists as fd
 from tests.table import perturb
-from tests.tolerances import AGREE_BFLOAT16, INVERTED_GRADIENT_F32, LOG_DET_F64
+from tests.tolerances import INVERTED_GLOW_GRADIENT_F32, LOG_DET_F64
 
 KEY = jax.random.key(0)
 SHAPE = (8, 8, 1)
@@ -49,13 +49,13 @@ def test_inverted_gradients_are_those_stored(x64):
 @pytest.mark.heavy
 @pytest.mark.parametrize("coupling", ["affine", "spline"])
 def test_inverted_gradients_in_single_precision(coupling):
-    assert largest_error({"coupling": coupling}, 32) < INVERTED_GRADIENT_F32
+    assert largest_error({"coupling": coupling}, 32) < INVERTED_GLOW_GRADIENT_F32
 
 
 @pytest.mark.heavy
 def test_inverted_gradients_of_networks_in_half_precision():
     """Both kinds round inside the networks alone, and alike: the layers are in single precision."""
-    assert largest_error({"dtype": "bfloat16"}, 32) < AGREE_BFLOAT16
+    assert largest_error({"dtype": "bfloat16"}, 32) < INVERTED_GLOW_GRADIENT_F32
 
 
 def test_a_gradient_has_no_convolution_and_does_not_grow_with_depth():
