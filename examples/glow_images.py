@@ -328,7 +328,10 @@ def interpolations(flow: Any, x: jax.Array, labels: Any, num_classes: int) -> ja
 
 def draw(path: Path, x: jax.Array, num_bits: int, rows: Sequence[str]) -> None:
     """Draw a grid of images, ``(rows, columns, height, width, channels)``."""
-    grid = np.asarray(fd.to_uint8(x, num_bits))
+    undefined = np.isnan(x)
+    if undefined.any():  # samples of a flow of few steps may overflow
+        print(f"{path.name}: {undefined.sum()} of {undefined.size} pixels are NaN, drawn black")
+    grid = np.asarray(fd.to_uint8(jnp.where(undefined, -0.5, x), num_bits))
     grid = np.pad(grid, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=128)
     num_rows, num_columns, height, width, channels = grid.shape
     mosaic = grid.swapaxes(1, 2).reshape(num_rows * height, num_columns * width, channels)
