@@ -1,6 +1,6 @@
 """How exactly a trained Glow gives images back: from image to latents to image, single precision.
 
-    python benchmarks/glow_round_trip.py [--images mnist] [--scale tanh] [--data FOLDER] [...]
+    python benchmarks/glow_round_trip.py [--images mnist] [--scale sigmoid] [--data FOLDER] [...]
 
 Trains 3 scales of 32 steps on 8x8 colour patches, or on MNIST cropped to 24x24, and takes held-out
 images there and back. An image's error is that of its worst pixel, in grey levels of 256. Printed
@@ -43,7 +43,7 @@ def main() -> None:
     add = parser.add_argument
     add("--images", choices=("bsds", "mnist"), default="bsds")
     add("--data", default=os.environ.get("FLOWDISTS_DATA", DEFAULT_DATA))
-    add("--scale", default="sigmoid", help="how the couplings' log-scales are bounded")
+    add("--scale", default="tanh", help="how the couplings' log-scales are bounded")
     add("--channels", type=int, default=32, help="width of the networks")
     add("--epochs", type=int, default=3)
     add("--batch-size", type=int, default=64)

@@ -63,7 +63,7 @@ def Glow(
     steps_per_scale: int = 32,
     hidden_channels: int = 512,
     coupling: str = "affine",
-    scale: str = "sigmoid",
+    scale: str = "tanh",
     num_bins: int = 8,
     bound: float = 3.0,
     learn_top: bool = True,
@@ -92,7 +92,8 @@ def Glow(
       steps_per_scale: steps of every scale.
       hidden_channels: width of the couplings' networks.
       coupling: "affine", "additive" or "spline".
-      scale: how an affine coupling's log-scales are bounded: "sigmoid" (the paper's code), "tanh"
+      scale: how an affine coupling's log-scales are bounded: "tanh" (on both sides, so that
+        sampling and reconstruction are stable, Behrmann et al. 2021), "sigmoid" (the paper's code)
         or "exp".
       num_bins: bins of a spline coupling.
       bound: a spline coupling acts on ``[-bound, bound]``.

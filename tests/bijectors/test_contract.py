@@ -54,23 +54,28 @@ def test_every_leaf_is_a_float_array_and_has_a_readable_name(layer):
 
 
 def test_the_same_log_prob_in_both_frameworks(x64, unconditional):
-    layer = unconditional
-    base = base_of(layer)
-    value = dist.TransformedDistribution(base, [layer]).sample(jax.random.key(3), (4,))
-    expected = dist.TransformedDistribution(base, [layer]).log_prob(value)
+    base = base_of(unconditional)
     shape = base.shape()
-    normal = distrax.Normal(jnp.zeros(shape), jnp.ones(shape))
-    others = {
-        "Flow": fd.Flow(base, layer).log_prob,
-        "distrax": distrax.Transformed(distrax.Independent(normal, len(shape)), layer).log_prob,
-        "to_distrax": fd.Flow(base, layer).to_distrax().log_prob,
-        "to_tfp": distrax.Transformed(
-            distrax.Independent(normal, len(shape)), distrax.to_tfp(layer)
-        ).log_prob,
-    }
-    for name, log_prob in others.items():
+
+    @jax.jit
+    def log_probs(layer, key):
+        flow = fd.Flow(base, layer)
+        transformed = dist.TransformedDistribution(base, [layer])
+        normal = distrax.Independent(distrax.Normal(jnp.zeros(shape), jnp.ones(shape)), len(shape))
+        value = transformed.sample(key, (4,))
+        return {
+            "NumPyro": transformed.log_prob(value),
+            "Flow": flow.log_prob(value),
+            "distrax": distrax.Transformed(normal, layer).log_prob(value),
+            "to_distrax": flow.to_distrax().log_prob(value),
+            "to_tfp": distrax.Transformed(normal, distrax.to_tfp(layer)).log_prob(value),
+        }
+
+    results = log_probs(unconditional, jax.random.key(3))
+    expected = results["NumPyro"]
+    for name, result in results.items():
         np.testing.assert_allclose(
-            log_prob(value), expected, rtol=LOG_DET_F64, atol=LOG_DET_F64, err_msg=name
+            result, expected, rtol=LOG_DET_F64, atol=LOG_DET_F64, err_msg=name
         )
 
 
@@ -136,8 +141,9 @@ def test_stacked_parameters_can_be_vmapped(unconditional):
         z = jax.nn.softmax(z)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), layer)
     size = 2 if jax.tree.leaves(layer) else None
-    results = jax.vmap(lambda b, x: b.forward_and_log_det(x), axis_size=size)(stacked, z)
-    for result, expected in zip(results, layer.forward_and_log_det(z), strict=True):
+    run = lambda layer, x: layer.forward_and_log_det(x)
+    results = jax.jit(jax.vmap(run, axis_size=size))(stacked, z)
+    for result, expected in zip(results, jax.jit(run)(layer, z), strict=True):
         np.testing.assert_allclose(result, expected, rtol=AGREE_F32, atol=10 * AGREE_F32)
 
 
@@ -169,7 +175,7 @@ def test_declared_constants_hold(unconditional):
     if not layer.is_constant_log_det:
         pytest.skip("promises nothing")
     z = base_of(layer).sample(jax.random.key(0), (5,))
-    log_det = layer.forward_and_log_det(z)[1]
+    log_det = jax.jit(lambda layer, z: layer.forward_and_log_det(z)[1])(layer, z)
     np.testing.assert_allclose(log_det, log_det[0], rtol=AGREE_F32)
 
 

@@ -42,7 +42,7 @@ def largest_error(options, steps):
 
 @pytest.mark.heavy
 def test_inverted_gradients_are_those_stored(x64):
-    """Of sigmoid scales, through two scales of 32 steps, with classes."""
+    """Through two scales of 32 steps, with classes."""
     assert largest_error({"num_classes": 3}, 32) < 10 * LOG_DET_F64
 
 
