@@ -89,7 +89,7 @@ def test_an_optimizer_step_needs_no_filter_and_compiles_once(unconditional):
 
         def loss(layer):
             y, log_det = layer.forward_and_log_det(z)
-            return jnp.mean(jnp.sin(y)) + log_det.mean() + layer.inv.forward(y).mean()
+            return jnp.mean(jnp.sin(y)) + log_det.mean()
 
         updates, state = optimizer.update(jax.grad(loss)(layer), state)
         return optax.apply_updates(layer, updates), state

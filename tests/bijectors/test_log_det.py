@@ -69,16 +69,16 @@ def test_log_dets_equal_the_jacobians(layer, key):
 
 
 def test_batches_equal_loops(layer, key):
-    for batch_shape in [(3,), (2, 3)]:
-        x = inputs(key, layer, batch_shape)
-        context = random_context(key, layer, batch_shape)
-        results = both_ways(layer, x, context)
-        assert results[1].shape == results[3].shape == batch_shape
-        for index in np.ndindex(batch_shape):
-            one = both_ways(layer, x[index], None if context is None else context[index])
-            assert one[1].shape == one[3].shape == ()
-            for batched, single in zip(results, one, strict=True):
-                np.testing.assert_allclose(batched[index], single, atol=LOG_DET_F64)
+    batch_shape = (2, 3)
+    x = inputs(key, layer, batch_shape)
+    context = random_context(key, layer, batch_shape)
+    results = both_ways(layer, x, context)
+    assert results[1].shape == results[3].shape == batch_shape
+    for index in np.ndindex(batch_shape):
+        one = both_ways(layer, x[index], None if context is None else context[index])
+        assert one[1].shape == one[3].shape == ()
+        for batched, single in zip(results, one, strict=True):
+            np.testing.assert_allclose(batched[index], single, atol=LOG_DET_F64)
 
 
 def test_context_broadcasts_against_samples(layer, key):
