@@ -144,7 +144,7 @@ LAYERS: dict[str, Make] = {
         fd.Glow(key, (4, 4, 2), num_scales=2, steps_per_scale=2, **SMALL_CONV).bijector
     ),
     "real_nvp_image": lambda key: (
-        fd.RealNVPImage(key, (4, 4, 1), steps_per_scale=2, **SMALL_CONV).bijector
+        fd.RealNVPImage(key, (4, 4, 1), num_scales=1, steps_per_scale=2, **SMALL_CONV).bijector
     ),
     "repeat_checkpoint": lambda key: fd.Repeat(
         key, lambda k: fd.AffineCoupling(k, (4,), **SMALL), 3, memory="checkpoint"

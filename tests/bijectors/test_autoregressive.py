@@ -131,7 +131,6 @@ def test_gradients_equal_those_through_one_pass_per_dimension(case):
     assert_close(ours, plain, GRADIENT_F64)
 
 
-@pytest.mark.heavy
 def test_second_derivatives(key, x64):
     layer = make(key, transformer=SPLINE, hidden_sizes=(12,))
     z, v = jax.random.normal(key, (2, 3, 6))

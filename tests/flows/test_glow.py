@@ -110,8 +110,8 @@ shapes = pytest.mark.parametrize(
     [
         ((8, 8, 1), 2),
         ((8, 8, 3), 3),
-        pytest.param((8, 8, 1), 3, marks=pytest.mark.heavy),
-        pytest.param((8, 8, 3), 2, marks=pytest.mark.heavy),
+        ((8, 8, 1), 3),
+        ((8, 8, 3), 2),
     ],
 )
 

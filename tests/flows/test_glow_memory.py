@@ -40,7 +40,6 @@ def largest_error(options, steps):
     return max(float(norm((a - b).ravel()) / norm(a.ravel())) for a, b in pairs)
 
 
-@pytest.mark.heavy
 def test_inverted_gradients_are_those_stored(x64):
     """Through two scales of 32 steps, with classes."""
     assert largest_error({"num_classes": 3}, 32) < 10 * LOG_DET_F64
