@@ -270,17 +270,14 @@ def _key(name: str) -> jax.Array:
 
 
 @functools.cache
-def _start(name: str) -> fd.Bijector:
-    return jax.tree.map(np.asarray, jax.jit(EVERY[name])(_key(name)))
+def _start(name: str, x64: bool) -> fd.Bijector:
+    return jax.jit(EVERY[name])(_key(name))
 
 
 def build(name: str) -> fd.Bijector:
-    """The entry of ``EVERY`` with parameters away from their start, the same on every call.
-
-    They are of the precision that JAX has by default at the time.
-    """
-    start = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), _start(name))
-    return perturb(_key(name), start, MOVES.get(name.split(":")[1], 0.4))
+    """The entry of ``EVERY`` with parameters away from their start, the same on every call."""
+    scale = MOVES.get(name.split(":")[1], 0.4)
+    return perturb(_key(name), _start(name, jax.config.jax_enable_x64), scale)
 
 
 def build_flow(name: str, event_shape=(4,), scale=0.3, **options) -> fd.Flow | fd.ConditionalFlow:
