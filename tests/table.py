@@ -261,8 +261,9 @@ RECIPES: dict[str, Callable[..., fd.Flow | fd.ConditionalFlow]] = {
 def perturb(key: jax.Array, tree, scale: float = 0.5):
     """Every parameter moved by a normal draw of deviation ``scale``."""
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    draw = lambda leaf: scale * draws.normal(size=leaf.shape)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf) + draw(leaf), leaf.dtype), tree)
+    return jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(scale * draws.normal(size=leaf.shape), leaf.dtype), tree
+    )
 
 
 def _key(name: str) -> jax.Array:
