@@ -262,7 +262,8 @@ def perturb(key: jax.Array, tree, scale: float = 0.5):
     """Every parameter moved by a normal draw of deviation ``scale``."""
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(scale * draws.normal(size=leaf.shape), leaf.dtype), tree
+        lambda leaf: jnp.asarray(leaf + scale * draws.normal(size=leaf.shape), leaf.dtype),
+        jax.tree.map(np.asarray, tree),
     )
 
 

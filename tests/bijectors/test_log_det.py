@@ -11,6 +11,8 @@ from numpyro.distributions import biject_to, constraints
 from tests import table
 from tests.tolerances import FINITE_DIFFERENCE_F64, LOG_DET_F64, ROUND_TRIP_F64
 
+BATCH_SHAPE = (2, 4)
+
 
 def event_shape(layer) -> tuple[int, ...]:
     """The layer's event shape, or one that fits where any will do."""
@@ -30,9 +32,15 @@ def random_context(key, layer, batch_shape):
     return jax.random.normal(key, (*batch_shape, *layer.context_shape))
 
 
-@pytest.fixture(params=table.NAMES)
-def layer(request, x64):
-    return table.build(request.param)
+@pytest.fixture(params=table.NAMES, scope="module")
+def name(request):
+    """Of one layer after the other, so that its tests share compiled programs."""
+    return request.param
+
+
+@pytest.fixture
+def layer(name, x64):
+    return table.build(name)
 
 
 @jax.jit
@@ -44,7 +52,7 @@ def both_ways(layer, x, context):
 
 @jax.jit
 def jacobian_log_dets(layer, x, context):
-    """Log-determinants by ``slogdet`` of the Jacobian, for a batch of events."""
+    """Log-determinants by ``slogdet`` of the Jacobian, for two batch dimensions."""
 
     def one(x, context):
         function = lambda v: layer.forward_and_log_det(v, context)[0].reshape(-1)
@@ -52,15 +60,16 @@ def jacobian_log_dets(layer, x, context):
         # The simplex has one redundant coordinate.
         return jnp.linalg.slogdet(matrix[: math.prod(x.shape)])[1]
 
-    return jax.vmap(one, (0, None if context is None else 0))(x, context)
+    return jax.vmap(jax.vmap(one))(x, context)
 
 
 def test_log_dets_equal_the_jacobians(layer, key):
     """And inverses undo, at central and at tail points."""
-    x = jnp.concatenate([inputs(key, layer, (4,)), inputs(key, layer, (4,), scale=10.0)])
+    tails = inputs(key, layer, BATCH_SHAPE[1:], scale=10.0)
+    x = jnp.stack([inputs(key, layer, BATCH_SHAPE[1:]), tails])
     if layer.event_shape is None:
         x = jnp.clip(x, -10, 10)  # beyond, NumPyro's sigmoid has lost the digits asked for
-    context = random_context(key, layer, (8,))
+    context = random_context(key, layer, BATCH_SHAPE)
     _, log_det, back, inverse_log_det = both_ways(layer, x, context)
     expected = jacobian_log_dets(layer, x, context)
     np.testing.assert_allclose(log_det, expected, atol=LOG_DET_F64, rtol=LOG_DET_F64)
@@ -69,12 +78,11 @@ def test_log_dets_equal_the_jacobians(layer, key):
 
 
 def test_batches_equal_loops(layer, key):
-    batch_shape = (2, 3)
-    x = inputs(key, layer, batch_shape)
-    context = random_context(key, layer, batch_shape)
+    x = inputs(key, layer, BATCH_SHAPE)
+    context = random_context(key, layer, BATCH_SHAPE)
     results = both_ways(layer, x, context)
-    assert results[1].shape == results[3].shape == batch_shape
-    for index in np.ndindex(batch_shape):
+    assert results[1].shape == results[3].shape == BATCH_SHAPE
+    for index in np.ndindex(BATCH_SHAPE):
         one = both_ways(layer, x[index], None if context is None else context[index])
         assert one[1].shape == one[3].shape == ()
         for batched, single in zip(results, one, strict=True):
@@ -84,22 +92,22 @@ def test_batches_equal_loops(layer, key):
 def test_context_broadcasts_against_samples(layer, key):
     if layer.context_shape is None:
         pytest.skip("takes no context")
-    x = inputs(key, layer, (2, 3))
-    context = random_context(key, layer, (3,))
+    x = inputs(key, layer, BATCH_SHAPE)
+    context = random_context(key, layer, BATCH_SHAPE[1:])
     y, log_det, *_ = both_ways(layer, x, context)
-    full = jnp.broadcast_to(context, (2, *context.shape))
+    full = jnp.broadcast_to(context, (*BATCH_SHAPE, *layer.context_shape))
     expected_y, expected_log_det, *_ = both_ways(layer, x, full)
     np.testing.assert_allclose(y, expected_y, atol=ROUND_TRIP_F64)
     np.testing.assert_allclose(log_det, expected_log_det, atol=LOG_DET_F64)
     one_sample_many_contexts = jax.eval_shape(layer.inverse_and_log_det, y[0, 0], context)
-    assert one_sample_many_contexts[0].shape == (3, *event_shape(layer))
+    assert one_sample_many_contexts[0].shape == (*BATCH_SHAPE[1:], *event_shape(layer))
 
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_gradients_equal_finite_differences(layer, key, direction):
     """In the input, the parameters and the context, along random directions."""
-    x = inputs(key, layer, (2,))
-    context = random_context(key, layer, (2,))
+    x = inputs(key, layer, BATCH_SHAPE)
+    context = random_context(key, layer, BATCH_SHAPE)
     value = x if direction == "forward" else both_ways(layer, x, context)[0]
 
     def loss(layer, value, context):
