@@ -1,0 +1,84 @@
+"""What the flow of a guide may be."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro import infer
+from scipy import stats
+
+import flowdists as fd
+from flowdists.infer import AutoFlow
+from tests.infer.autoflow.regression import DATA, KEY, TINY, regression, start
+
+ONE_DIMENSION = {
+    "nsf": fd.NSF,
+    "real_nvp": fd.RealNVP,
+    "glow": fd.Glow1D,
+    "maf": fd.MAF,
+    "iaf": fd.IAF,
+    "partial": functools.partial(fd.RealNVP, mask="half"),
+    "partial of splines": functools.partial(fd.NSF, num_bins=4),
+    "function": lambda key, shape, **options: fd.NSF(key, shape, autoregressive=True, **options),
+}
+FLOWS = {
+    "recipe": (fd.IAF, TINY),
+    "partial": (functools.partial(fd.RealNVP, num_layers=2), {"hidden_sizes": (8,)}),
+    "function": (lambda key, event_shape: fd.MAF(key, event_shape, **TINY), {}),
+    "student": (fd.MAF, {"base": dist.StudentT(5.0), **TINY}),
+    "uniform": (fd.RealNVP, {"base": fd.StandardUniform((3,), -1.0, 1.0), **TINY}),
+    "built": (fd.MAF(KEY, (3,), base=dist.StudentT(5.0), **TINY), {}),
+    "a layer": (
+        lambda key, shape: fd.Flow(fd.StandardNormal(shape), fd.LULinear(key, shape)),
+        {},
+    ),
+}
+
+
+class TestFlows:
+    @pytest.mark.parametrize("name", sorted(FLOWS))
+    def test_what_a_flow_may_be(self, name):
+        flow, options = FLOWS[name]
+        guide = AutoFlow(regression, flow, init_loc_fn=infer.init_to_median, **options)
+        svi, state, params = start(guide, *DATA)
+        made = flow if isinstance(flow, fd.Flow) else flow(KEY, (3,), **options)
+        own = {key for key in params if not key.startswith("auto_affine")}
+        assert len(own) == len(jax.tree.leaves(made.bijector))
+        base, transform = guide.get_base_dist(), guide.get_transform(params)
+        assert type(base) is type(made.base)
+        # New flows are the identity, so that what is left is the affine layer on the base.
+        loc, scale = params["auto_affine.loc"], jnp.exp(params["auto_affine.log_scale"])
+        z = 0.5 * base.sample(KEY)
+        np.testing.assert_allclose(transform(z), loc + scale * z, rtol=1e-5, atol=1e-5)
+        expected = base.log_prob(z) - jnp.log(scale).sum()
+        density = guide.get_posterior(params).log_prob(transform(z))
+        np.testing.assert_allclose(density, expected, rtol=1e-5, atol=1e-5)
+        if "base" in options:
+            state, loss = jax.jit(svi.update)(state, *DATA)
+            moved = svi.get_params(state)
+            assert jnp.isfinite(loss)
+            assert all(jnp.isfinite(value).all() for value in moved.values())
+            assert any((moved[key] != params[key]).any() for key in own)
+
+    @pytest.mark.parametrize("name", sorted(ONE_DIMENSION))
+    def test_one_latent_dimension(self, name):
+        """A conjugate model of one scalar."""
+
+        def model():
+            x = numpyro.sample("x", dist.Normal(1.0, 2.0))
+            numpyro.sample("y", dist.Normal(x, 1.0), obs=-1.0)
+
+        guide = AutoFlow(model, ONE_DIMENSION[name], init_loc_fn=infer.init_to_median, **TINY)
+        _, _, params = start(guide)
+        exact = params | {
+            "auto_affine.loc": jnp.array([-0.6]),
+            "auto_affine.log_scale": jnp.array([0.5 * jnp.log(0.8)]),
+        }
+        evidence = stats.norm(1.0, 5**0.5).logpdf(-1.0)
+        loss = infer.Trace_ELBO().loss(KEY, exact, model, guide)
+        np.testing.assert_allclose(-loss, evidence, rtol=1e-5)
+        assert guide.sample_posterior(KEY, params, sample_shape=(5,))["x"].shape == (5,)
