@@ -1,0 +1,253 @@
+"""Supports of flows: named where NumPyro has a name, images elsewhere."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import AffineTransform, ComposeTransform, ExpTransform
+
+import flowdists as fd
+from tests import table
+from tests.distribution.examples import recipes
+from tests.tolerances import AGREE_F32
+
+INTERVAL = fd.to_support(constraints.interval(0.0, 1.0))
+SHIFT = fd.Affine(jnp.array([1.0, -1.0]), jnp.array([2.0, 0.5]))
+
+
+def circular():
+    return fd.SplineCoupling(
+        jax.random.key(0), (2,), tails="circular", bound=2.0, hidden_sizes=(4,)
+    )
+
+
+def interval_of_two(low, high):
+    return constraints.independent(constraints.interval(low, high), 1)
+
+
+def flow_of(base, *layers):
+    return fd.Flow(base, fd.Chain(layers), validate_args=False)
+
+
+# Flows whose support NumPyro has a name for.
+NAMED_SUPPORTS = {
+    "nothing bounded": (
+        lambda: flow_of(fd.StandardNormal((2,)), SHIFT, fd.Reverse((2,))),
+        constraints.real_vector,
+    ),
+    "bounded at last": (
+        lambda: flow_of(fd.StandardNormal((2,)), SHIFT, INTERVAL),
+        interval_of_two(0.0, 1.0),
+    ),
+    "in a nested chain": (
+        lambda: flow_of(
+            fd.StandardNormal((2,)),
+            SHIFT,
+            fd.Chain([SHIFT, fd.Inverse(fd.Chain([INTERVAL.inv, SHIFT]))]),
+        ),
+        interval_of_two(0.0, 1.0),
+    ),
+    "simplex": (
+        lambda: flow_of(fd.StandardNormal((2,)), SHIFT, fd.to_support(constraints.simplex)),
+        constraints.simplex,
+    ),
+    "and back": (
+        lambda: flow_of(
+            fd.StandardNormal((2,)),
+            fd.to_support(constraints.simplex),
+            fd.to_support(constraints.simplex).inv,
+            SHIFT,
+        ),
+        constraints.real_vector,
+    ),
+    "from a bounded base": (
+        lambda: flow_of(fd.StandardUniform((2,)), INTERVAL.inv, SHIFT),
+        constraints.real_vector,
+    ),
+    "a circle": (
+        lambda: flow_of(
+            fd.StandardUniform((2,), -2.0, 2.0),
+            circular(),
+            fd.Repeat.stack([circular(), circular()]),
+        ),
+        interval_of_two(-2.0, 2.0),
+    ),
+    "a circle, from unbounded space": (
+        lambda: flow_of(
+            fd.StandardNormal((2,)), fd.to_support(constraints.interval(-2.0, 2.0)), circular()
+        ),
+        interval_of_two(-2.0, 2.0),
+    ),
+    "an affine map of distrax": (
+        lambda: flow_of(fd.StandardNormal((2,)), distrax.Block(distrax.ScalarAffine(1.0, 2.0), 1)),
+        constraints.real_vector,
+    ),
+}
+
+# Flows whose support is an image, a point inside of it, and points outside.
+IMAGES = {
+    "a bounded base": (
+        lambda: flow_of(fd.StandardUniform((2,)), SHIFT),
+        [1.5, -0.9],
+        [[0.5, -0.9], [1.5, -0.4], [9.0, 9.0]],
+    ),
+    "a bounded base of numpyro": (
+        lambda: flow_of(dist.Gamma(jnp.array([0.5, 2.0])).to_event(1), SHIFT),
+        [1.5, -0.9],
+        [[0.5, -0.9], [-9.0, -9.0]],
+    ),
+    "a bounded layer": (
+        lambda: flow_of(fd.StandardNormal((2,)), SHIFT, INTERVAL, SHIFT),
+        [1.5, -0.9],
+        [[0.5, -0.9], [9.0, 9.0]],
+    ),
+    "transforms composed by numpyro": (
+        lambda: flow_of(
+            fd.StandardNormal((2,)), ComposeTransform([ExpTransform(), AffineTransform(1.0, 2.0)])
+        ),
+        [1.5, 2.0],
+        [[0.5, 2.0], [-1.0, 2.0]],
+    ),
+    "the inverse of a logarithm": (
+        lambda: flow_of(fd.StandardNormal((2,)), fd.Inverse(ExpTransform().inv), SHIFT),
+        [1.5, 2.0],
+        [[0.5, 2.0], [-1.0, 2.0]],
+    ),
+    "a circle inside of another": (
+        lambda: flow_of(fd.StandardUniform((2,)), circular()),
+        [0.5, 0.5],
+        [[0.5, -0.5], [1.5, 0.5]],
+    ),
+    "a flow as base": (
+        lambda: flow_of(fd.Flow(fd.StandardUniform((2,)), SHIFT), SHIFT),
+        [4.0, -1.4],
+        [[2.0, -1.4], [9.0, 9.0]],
+    ),
+}
+
+
+class TestSupports:
+    @pytest.mark.parametrize("name", sorted(NAMED_SUPPORTS))
+    def test_known_images_are_numpyro_constraints(self, name):
+        make, expected = NAMED_SUPPORTS[name]
+        flow = make()
+        assert flow.support.event_dim == flow.event_dim
+        assert flow.support == expected
+        assert flow.support(flow.sample(jax.random.key(0), (100,))).all()
+
+    @recipes
+    def test_unbounded_flows_have_numpyro_singletons(self, name):
+        assert table.build_flow(name).support is constraints.real_vector
+
+    @pytest.mark.parametrize("name", sorted(IMAGES))
+    def test_images(self, name):
+        make, inside, outside = IMAGES[name]
+        flow = make()
+        support = flow.support
+        assert support.event_dim == 1
+        assert not support.is_discrete
+        assert support(flow.sample(jax.random.key(0), (100,))).all()
+        np.testing.assert_array_equal(
+            support(jnp.array([inside, *outside, [jnp.nan, inside[1]]])),
+            [True] + [False] * (len(outside) + 1),
+        )
+        feasible = support.feasible_like(jnp.ones((3, 2)))
+        assert feasible.shape == (3, 2)
+        assert support(feasible).all()
+        assert support == flow.support
+        assert support != flow.replace(bijector=fd.Chain([flow.bijector, SHIFT])).support
+        copied = jax.tree.map(lambda leaf: leaf, support)
+        np.testing.assert_array_equal(copied(feasible), support(feasible))
+        assert "Image" in repr(support)
+
+    @pytest.mark.parametrize("name", sorted(IMAGES))
+    def test_no_density_outside_of_an_image_and_no_nan(self, name):
+        make, inside, outside = IMAGES[name]
+        flow = make()
+        value_and_grad = jax.vmap(jax.value_and_grad(flow.log_prob))
+        scores, gradients = value_and_grad(jnp.array([inside, *outside]))
+        assert jnp.isfinite(scores[0])
+        assert (scores[1:] == -jnp.inf).all()
+        assert jnp.isfinite(gradients).all()
+        assert jnp.isnan(flow.log_prob(jnp.array([jnp.nan, inside[1]])))
+
+    def test_no_density_at_bounds_inside_of_a_chain(self):
+        flow = flow_of(fd.StandardNormal((2,)), SHIFT, INTERVAL, SHIFT)
+        at_bounds = jnp.array([[3.0, -0.9], [1.5, -1.0], [1.0, -0.5]])
+        assert flow.support(at_bounds).all()
+        assert (flow.log_prob(at_bounds) == -jnp.inf).all()
+
+    def test_bijectors_of_distrax_lead_anywhere(self):
+        tanh = distrax.Block(distrax.Tanh(), 1)
+        for layer in (tanh, fd.Inverse(distrax.Inverse(tanh))):
+            support = flow_of(fd.StandardNormal((2,)), layer).support
+            np.testing.assert_array_equal(support(jnp.array([[0.5, -0.9], [0.5, 1.5]])), [1, 0])
+            assert support(biject_to(support)(jnp.ones(2)))
+
+    def test_a_simplex_is_checked_as_such(self):
+        simplex = fd.to_support(constraints.simplex)
+        flow = flow_of(fd.StandardUniform((2,)), SHIFT, simplex)
+        x = flow.sample(jax.random.key(0), (100,))
+        assert flow.support(x).all()
+        assert not flow.support(x + jnp.array([0.0, 0.0, 0.1])).any()
+
+    def test_wider_events(self):
+        flow = fd.Flow(fd.StandardUniform((2,), batch_shape=(3,)), SHIFT)
+        wide = flow.to_event(1)
+        assert isinstance(wide, fd.Flow)
+        assert (wide.batch_shape, wide.event_shape) == ((), (3, 2))
+        x = wide.sample(jax.random.key(0), (5,))
+        assert wide.support.event_dim == 2
+        np.testing.assert_array_equal(wide.support(x), flow.support(x).all(-1))
+        np.testing.assert_allclose(wide.log_prob(x), flow.log_prob(x).sum(-1), rtol=AGREE_F32)
+        assert flow.to_event(0).batch_shape == (3,)
+
+    def test_a_support_is_the_same_in_and_out_of_a_trace(self):
+        """Samplers map with the one what they have drawn with the other."""
+        flows = [make() for make, *_ in (NAMED_SUPPORTS | IMAGES).values()]
+        uniform = dist.Uniform(-2.0, 2.0).expand([2]).to_event(1)
+        flows.append(fd.Flow(uniform, circular()))
+        for flow in flows:
+            traced = jax.eval_shape(lambda flow: flow.support, flow)
+            assert jax.tree.structure(traced) == jax.tree.structure(flow.support)
+
+        def around(bound):
+            bounds = constraints.interval(0.0, bound)
+            base = dist.Uniform(0.0, bound).expand([2]).to_event(1)
+            return fd.Flow(base, fd.Chain([fd.to_support(bounds).inv, SHIFT])).support
+
+        traced, known = jax.eval_shape(around, 1.0), around(jnp.array(1.0))
+        assert type(traced) is type(known)
+
+    def test_flows_of_a_stack_have_supports_of_their_own(self):
+        shifts = jax.vmap(lambda loc: fd.Affine(loc, jnp.ones(2)))(
+            jnp.array([[0.0, 0.0], [5.0, 5]])
+        )
+        flows = jax.vmap(lambda shift: fd.Flow(fd.StandardUniform((2,)), shift))(shifts)
+        x = jnp.full((2,), 0.5)
+        inside = jax.vmap(lambda flow, x: flow.support(x), (0, None))(flows, x)
+        np.testing.assert_array_equal(inside, [True, False])
+        np.testing.assert_array_equal(
+            jax.jit(jax.vmap(lambda flow, x: flow.log_prob(x), (0, None)))(flows, x),
+            [0.0, -jnp.inf],
+        )
+
+    @pytest.mark.parametrize(
+        ("constraint", "inside", "outside"),
+        [
+            (constraints.interval(0.0, 1.0), [0.5, 0.2], [[0.5, 1.0], [0.0, 0.5], [0.5, 2.0]]),
+            (constraints.positive, [0.5, 2.0], [[0.5, 0.0], [-1.0, 0.5]]),
+            (constraints.less_than(2.0), [0.5, -9.0], [[0.5, 2.0], [3.0, 0.5]]),
+        ],
+    )
+    def test_no_density_at_or_beyond_the_bounds_and_no_nan(self, constraint, inside, outside):
+        flow = fd.Flow(fd.StandardNormal((2,)), fd.to_support(constraint), validate_args=False)
+        value_and_grad = jax.vmap(jax.value_and_grad(flow.log_prob))
+        scores, gradients = value_and_grad(jnp.array([inside, *outside]))
+        assert jnp.isfinite(scores[0])
+        assert (scores[1:] == -jnp.inf).all()
+        assert jnp.isfinite(gradients).all()
+        assert jnp.isnan(flow.log_prob(jnp.array([jnp.nan, inside[1]])))
