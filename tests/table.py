@@ -303,6 +303,3 @@ EVERY: dict[str, Make] = {
     },
 }
 """Every bijector of the project, by name; :func:`build` takes an entry of it."""
-
-NAMES = sorted(EVERY)
-"""The names in ``EVERY``, for fixtures."""

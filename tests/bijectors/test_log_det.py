@@ -32,7 +32,7 @@ def random_context(key, layer, batch_shape):
     return jax.random.normal(key, (*batch_shape, *layer.context_shape))
 
 
-@pytest.fixture(params=table.NAMES, scope="module")
+@pytest.fixture(params=sorted(table.EVERY), scope="module")
 def name(request):
     """Of one layer after the other, so that its tests share compiled programs."""
     return request.param
