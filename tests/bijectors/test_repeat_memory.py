@@ -1,5 +1,7 @@
 """What a Repeat keeps for its backward pass changes its memory, and nothing else."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,22 +9,21 @@ import pytest
 
 import flowdists as fd
 from flowdists.flows import glow_step
-from tests.table import perturb
+from tests.draws import normal
+from tests.flows.drawn import drawn
 from tests.tolerances import INVERTED_GRADIENT_F32, LOG_DET_F64
 
-KEY = jax.random.key(0)
 MEMORIES = ("store", "checkpoint", "invert")
 
 
-def stack(memory, num_layers, context_shape=None, hidden_channels=8, shape=(4, 4, 4)):
-    make = lambda key: glow_step(
-        key, shape, hidden_channels=hidden_channels, context_shape=context_shape
+def stack(memory, num_layers, shape=(4, 4, 4), context_shape=None, hidden_channels=4):
+    make = functools.partial(
+        glow_step, event_shape=shape, hidden_channels=hidden_channels, context_shape=context_shape
     )
-    layer = jax.jit(lambda key: fd.Repeat(key, make, num_layers, memory=memory))(KEY)
-    return perturb(KEY, layer, 0.03)
+    return drawn(lambda key: fd.Repeat(key, make, num_layers, memory=memory), 0.1)
 
 
-def loss(direction, layer, value, context):
+def loss(direction, layer, value, context=None):
     out, log_det = getattr(layer, f"{direction}_and_log_det")(value, context)
     return (out**2).sum() / 2 + log_det.sum()
 
@@ -30,49 +31,52 @@ def loss(direction, layer, value, context):
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_values_and_gradients_are_equal(direction, x64):
     """In the parameters, the input and a context with fewer batch axes than the input."""
-    value = jax.random.normal(KEY, (2, 3, 4, 4, 4))
-    context = jax.random.normal(jax.random.key(1), (3, 2))
-    function = jax.jit(jax.value_and_grad(lambda *args: loss(direction, *args), argnums=(0, 1, 2)))
-    results = [function(stack(memory, 3, (2,)), value, context) for memory in MEMORIES]
+    value, context = normal(0, (2, 3, 2, 2, 2)), normal(1, (3, 2))
+    function = jax.jit(jax.value_and_grad(functools.partial(loss, direction), argnums=(0, 1, 2)))
+    stacks = [stack(memory, 3, (2, 2, 2), (2,)) for memory in MEMORIES]
+    results = [jax.tree.leaves(function(layer, value, context)) for layer in stacks]
     for other in results[1:]:
-        pairs = zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True)
-        for expected, given in pairs:
-            error = jnp.linalg.norm(given - expected)
-            assert error <= LOG_DET_F64 * jnp.linalg.norm(expected)
+        for expected, given in zip(results[0], other, strict=True):
+            expected, given = np.ravel(expected), np.ravel(given)
+            assert np.linalg.norm(given - expected) <= LOG_DET_F64 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("make", [lambda key: fd.ActNorm((3,)), lambda key: fd.LULinear(key, (3,))])
 def test_parameters_of_less_precision_than_the_input(make):
     """A layer's log-determinant then has less than their sum."""
-    x = jax.random.normal(KEY, (2, 3))
-    gradients = []
-    for memory in MEMORIES:
-        layer = perturb(KEY, fd.Repeat(KEY, make, 2, memory=memory), 0.1)
-        layer = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer)
-        gradients.append(jax.grad(lambda layer: loss("inverse", layer, x, None))(layer))
+    stacks = [
+        drawn(lambda key, memory=memory: fd.Repeat(key, make, 2, memory=memory), 0.1)
+        for memory in MEMORIES
+    ]
+    stacks = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), stacks)
+    gradient = jax.grad(functools.partial(loss, "inverse"))
+    both = jax.jit(lambda stacks, x: [gradient(layer, x) for layer in stacks])
+    gradients = [jax.tree.leaves(each) for each in both(stacks, normal(0, (2, 3)))]
     for other in gradients[1:]:
-        pairs = zip(jax.tree.leaves(gradients[0]), jax.tree.leaves(other), strict=True)
-        for expected, given in pairs:
+        for expected, given in zip(gradients[0], other, strict=True):
             assert given.dtype == jnp.bfloat16
-            np.testing.assert_allclose(given.astype(float), expected.astype(float), rtol=0.05)
+            expected, given = np.asarray(expected, float), np.asarray(given, float)
+            np.testing.assert_allclose(given, expected, rtol=0.05)
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_integers_are_not_turned_into_floats(memory):
-    layer = fd.Repeat(KEY, lambda key: fd.ActNorm((3,)), 2, memory=memory)
+    layer = drawn(lambda key: fd.Repeat(key, lambda key: fd.ActNorm((3,)), 2, memory=memory))
     for method in (layer.data_init, layer.inverse):
         with pytest.raises(TypeError, match="floating-point dtype, got int32"):
-            method(jnp.ones((5, 3), int))
+            method(np.ones((5, 3), np.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_inverted_gradients_in_single_precision_at_32_layers():
-    value = jax.random.normal(KEY, (4, 4, 4, 4))
-    function = jax.jit(jax.grad(lambda layer, value: loss("inverse", layer, value, None)))
-    expected, given = (function(stack(memory, 32), value) for memory in ("store", "invert"))
-    pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(given), strict=True)
-    for a, b in pairs:
-        assert jnp.linalg.norm(a - b) <= INVERTED_GRADIENT_F32 * jnp.linalg.norm(a)
+    function = jax.jit(jax.grad(functools.partial(loss, "inverse")))
+    results = [
+        jax.tree.leaves(function(stack(memory, 32), normal(0, (4, 4, 4, 4))))
+        for memory in ("store", "invert")
+    ]
+    for a, b in zip(*results, strict=True):
+        assert np.linalg.norm(np.ravel(a - b)) <= INVERTED_GRADIENT_F32 * np.linalg.norm(a.ravel())
 
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
@@ -82,20 +86,37 @@ def test_the_backward_pass_evaluates_a_network_once(direction):
     def operations(memory):
         layer = stack(memory, 2, hidden_channels=64)
         x = jax.ShapeDtypeStruct((16, 4, 4, 4), jnp.float32)
-        function = jax.grad(lambda layer, x: loss(direction, layer, x, None))
-        return jax.jit(function).lower(layer, x).compile().cost_analysis()["flops"]
+        function = jax.jit(jax.grad(functools.partial(loss, direction)))
+        return function.lower(layer, x).compile().cost_analysis()["flops"]
 
     assert operations("invert") <= 1.5 * operations("store")
 
 
+SIZE = 16 * 4 * 4 * 4  # of a batch
+
+
+def stored(memory, num_layers):
+    """How many numbers besides the parameters a backward pass gets from its forward pass."""
+    layer, x = stack(memory, num_layers), jax.ShapeDtypeStruct((16, 4, 4, 4), jnp.float32)
+    pull_back = lambda layer, x: jax.vjp(functools.partial(loss, "inverse"), layer, x)[1]
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    return count(jax.eval_shape(pull_back, layer, x)) - count(layer)
+
+
+def test_what_is_stored_does_not_grow_with_depth():
+    grown = {memory: stored(memory, 32) - stored(memory, 4) for memory in MEMORIES}
+    assert abs(grown["invert"]) < SIZE
+    assert grown["checkpoint"] < 28 * 2 * SIZE < grown["store"]
+
+
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_memory_does_not_grow_with_depth():
     def temporary_bytes(memory, num_layers):
         layer = stack(memory, num_layers, hidden_channels=32)
         x = jax.ShapeDtypeStruct((16, 4, 4, 4), jnp.float32)
-        function = jax.value_and_grad(lambda layer, x: loss("inverse", layer, x, None))
-        compiled = jax.jit(function).lower(layer, x).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        function = jax.jit(jax.value_and_grad(functools.partial(loss, "inverse")))
+        return function.lower(layer, x).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes("invert", 32) <= 1.2 * temporary_bytes("invert", 4)
     assert temporary_bytes("store", 32) > 2 * temporary_bytes("store", 4)
