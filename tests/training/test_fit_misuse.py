@@ -1,7 +1,6 @@
 """`fit`: what it refuses."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import optax
@@ -29,7 +28,11 @@ HOLES[[4, 7], 1] = np.nan
         ({"weights": -np.ones(10)}, ValueError, "`weights` must not be negative, but 10 are"),
         ({"weights": np.ones(9)}, ValueError, r"`weights` has shape \(9,\), expected \(10,\)"),
         ({"weights": np.full(10, np.nan)}, ValueError, "`weights` must be finite"),
-        ({"weights": np.zeros(10)}, ValueError, "`weights` must not all be zero"),
+        (
+            {"weights": np.zeros(10), "validation": None},
+            ValueError,
+            "`weights` must not all be zero",
+        ),
         ({"weights": np.ones(10, int)}, TypeError, "`weights` must have a floating-point dtype"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be an int of at least 1, got 0"),
         ({"max_epochs": 0}, ValueError, "`max_epochs` must be an int of at least 1, got 0"),
@@ -87,4 +90,4 @@ def test_misuse_of_context(context, error, match):
 def test_a_flow_with_nothing_to_train(key):
     flow = Flow(StandardNormal((2,)), dist.transforms.ExpTransform())
     with pytest.raises(ValueError, match="`flow` has no parameters to train"):
-        quick(key, flow, jnp.ones((10, 2)))
+        quick(key, flow, GOOD, validation=None)
