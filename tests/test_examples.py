@@ -1,5 +1,7 @@
 """The examples run as their users run them, and make what they say."""
 
+import ast
+import importlib
 import os
 import re
 import subprocess
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import flowdists as fd
+from tests.test_docs import resolve
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -23,6 +26,17 @@ def run(name: str, *arguments: object) -> str:
     return result.stdout
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_names_what_there_is(path):
+    """Short of running it: every ``fd.name``, and every name imported from the package."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            resolve(node)
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("flowdists"):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, name.name) for name in node.names)
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     draws = np.random.default_rng(0).normal(size=(400, 3)) @ np.array(
@@ -33,6 +47,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_quickstart_on_a_csv(table, tmp_path):
     output = run("quickstart.py", table, "--epochs", 2, "--output", tmp_path)
     assert "360 rows to fit, 40 held out, 3 columns" in output
