@@ -40,8 +40,11 @@ class Histogram(fd.Bijector):
         return x, jnp.log(mass[k] * len(mass)).sum((-3, -2, -1))
 
 
+LOGITS = np.array([0.3, -1.0, 2.0, 0.5], np.float32)
+
+
 def histogram_flow():
-    layer = Histogram(jnp.array([0.3, -1.0, 2.0, 0.5]), SHAPE)
+    layer = Histogram(jnp.asarray(LOGITS), SHAPE)
     return fd.Flow(fd.StandardUniform(SHAPE), layer)
 
 

@@ -1,21 +1,23 @@
 """Discrete images as a NumPyro distribution, against masses known in closed form."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import optax
 import pytest
 from numpyro import infer
-from scipy import stats
+from scipy import special, stats
 
 import flowdists as fd
 from flowdists.images import DiscreteImages, image_log_prob
-from tests import table
+from tests.flows.drawn import drawn
 from tests.images.known import (
     BITS,
     IMAGES,
     LEVELS,
+    LOGITS,
     SHAPE,
     exact_normal_log_mass,
     histogram_flow,
@@ -26,26 +28,36 @@ from tests.tolerances import AGREE_F32, P_VALUE
 KEY = jax.random.key(0)
 
 
+@jax.jit
+def log_masses(images):
+    return images.log_prob(IMAGES)
+
+
+@jax.jit
+def draws_of(images):
+    """Draws, whether they are in the support, and the draws of the density behind them."""
+    draws = images.sample(jax.random.key(1), (4000,))
+    return draws, images.support(draws), images.flow.sample(jax.random.key(1), (4000,))
+
+
 def test_masses_are_those_in_closed_form():
-    images = DiscreteImages(histogram_flow(), KEY, num_bits=BITS)
-    log_mass = images.log_prob(IMAGES)
-    expected = np.asarray(jax.nn.log_softmax(images.flow.bijector.logits))[LEVELS].sum((1, 2, 3))
+    log_mass = log_masses(DiscreteImages(histogram_flow(), KEY, num_bits=BITS))
+    expected = np.log(special.softmax(LOGITS))[LEVELS].sum((1, 2, 3))
     np.testing.assert_allclose(log_mass, expected, rtol=10 * AGREE_F32)
 
 
 @pytest.mark.parametrize("make", [histogram_flow, normal_flow])
 def test_draws_have_the_masses(make):
     images = DiscreteImages(make(), KEY, num_bits=BITS)
-    draws = np.asarray(images.sample(jax.random.key(1), (4000,)))
-    assert draws.dtype == np.uint8 and bool(images.support(draws).all())
+    draws, supported, x = map(np.asarray, draws_of(images))
+    assert draws.dtype == np.uint8 and supported.all()
     assert not (draws & 63).any()  # two bits are left
     inside = np.ones(len(draws), bool)
     if make is normal_flow:  # without its mass beyond the scale, which draws move to the ends
         log_mass = exact_normal_log_mass(LEVELS)
-        x = np.asarray(images.flow.sample(jax.random.key(1), (4000,)))
         inside = (np.abs(x) <= 0.5).all((1, 2, 3))
     else:
-        log_mass = np.asarray(images.log_prob(IMAGES), np.float64)
+        log_mass = np.asarray(log_masses(images), np.float64)
     index = (draws[inside] >> 6).reshape(-1, 2) @ np.array([4, 1])
     counts = np.bincount(index, minlength=len(LEVELS))
     mass = np.exp(log_mass)
@@ -54,13 +66,14 @@ def test_draws_have_the_masses(make):
 
 
 def test_the_noise_is_that_of_the_key():
-    flow = normal_flow()
-    scores = [DiscreteImages(flow, key, num_bits=BITS).log_prob(IMAGES) for key in (KEY, KEY)]
-    np.testing.assert_array_equal(*scores)
-    np.testing.assert_array_equal(scores[0], image_log_prob(KEY, flow, IMAGES, num_bits=BITS))
-    other = DiscreteImages(flow, jax.random.key(1), num_bits=BITS).log_prob(IMAGES)
-    assert (other != scores[0]).all()
-    many = DiscreteImages(flow, KEY, num_bits=BITS, num_samples=4000).log_prob(IMAGES)
+    flow, other_key = normal_flow(), jax.random.key(1)
+    images = lambda key, **options: DiscreteImages(flow, key, num_bits=BITS, **options)
+    scores, again, other = (np.asarray(log_masses(images(key))) for key in (KEY, KEY, other_key))
+    np.testing.assert_array_equal(scores, again)
+    same = jax.jit(functools.partial(image_log_prob, num_bits=BITS))(KEY, flow, IMAGES)
+    np.testing.assert_allclose(scores, same, rtol=AGREE_F32)
+    assert (other != scores).all()
+    many = log_masses(images(KEY, num_samples=4000))
     np.testing.assert_allclose(many, exact_normal_log_mass(LEVELS), atol=0.1)
 
 
@@ -77,21 +90,23 @@ def test_a_model_observes_images_as_they_are():
 
     svi = infer.SVI(model, lambda images: None, optax.adam(1e-2), infer.Trace_ELBO())
     # All pixels black: far from where the normal density starts.
-    result = svi.run(KEY, 300, jnp.zeros((20, *SHAPE), jnp.uint8), progress_bar=False)
-    assert result.losses[-50:].mean() < 0.5 * result.losses[:50].mean()
-    assert len(jnp.unique(result.losses[:10])) == 10
+    result = svi.run(KEY, 300, np.zeros((20, *SHAPE), np.uint8), progress_bar=False)
+    losses = np.asarray(result.losses)
+    assert losses[-50:].mean() < 0.5 * losses[:50].mean()
+    assert len(np.unique(losses[:10])) == 10
 
 
 def test_survives_transformations():
-    context = jnp.ones((3, 4))
-    flow = table.build_flow("real_nvp", SHAPE, context_shape=(4,)).condition(context)
+    flow = drawn(lambda key: fd.RealNVP(key, SHAPE, context_shape=(4,), num_layers=2))
+    flow = flow.condition(np.ones((3, 4), np.float32))
     images = DiscreteImages(flow, KEY, num_bits=BITS)
     assert images.batch_shape == (3,) and images.event_shape == SHAPE
-    draws = jax.jit(lambda images, key: images.sample(key, (2,)))(images, KEY)
-    scores = jax.jit(lambda images, x: images.log_prob(x))(images, draws)
+    draws = jax.eval_shape(lambda images, key: images.sample(key, (2,)), images, KEY)
+    scores = jax.eval_shape(lambda images, x: images.log_prob(x), images, draws)
     assert draws.shape == (2, 3, *SHAPE) and scores.shape == (2, 3)
     wide = DiscreteImages(normal_flow(), KEY).expand((7,))
-    assert wide.log_prob(jnp.zeros((7, *SHAPE), jnp.uint8)).shape == (7,)
+    x = np.zeros((7, *SHAPE), np.uint8)
+    assert jax.eval_shape(wide.log_prob, x).shape == (7,)
 
 
 @pytest.mark.parametrize(
@@ -102,12 +117,12 @@ def test_survives_transformations():
         (lambda: DiscreteImages(normal_flow(), KEY, num_bits=9), ValueError, "`num_bits`"),
         (lambda: DiscreteImages(normal_flow(), KEY, num_samples=0), ValueError, "`num_samples`"),
         (
-            lambda: DiscreteImages(normal_flow(), KEY).log_prob(jnp.zeros(SHAPE)),
+            lambda: DiscreteImages(normal_flow(), KEY).log_prob(np.zeros(SHAPE)),
             TypeError,
             "`images` must be uint8",
         ),
         (
-            lambda: DiscreteImages(normal_flow(), KEY).log_prob(jnp.zeros((2, 2, 1), jnp.uint8)),
+            lambda: DiscreteImages(normal_flow(), KEY).log_prob(np.zeros((2, 2, 1), np.uint8)),
             ValueError,
             r"`images`.*expected",
         ),
