@@ -213,6 +213,13 @@ class TestOptions:
         ]
         assert sizes[0] - sizes[1] == 2 * 8  # 1 channel, times 4, halved, times 4
 
+    def test_with_a_context_the_top_is_always_learned(self):
+        with_top, without = (
+            jax.eval_shape(maker(context_shape=(2,), learn_top=learn), KEY)
+            for learn in (True, False)
+        )
+        assert jax.tree.structure(with_top.bijector) == jax.tree.structure(without.bijector)
+
     def test_labels_are_one_hot_contexts(self):
         flow, labels = glow(num_scales=1, num_classes=3), np.array([2, 0, 1])
 

@@ -51,7 +51,6 @@ def test_inverted_gradients_of_splines():
     assert largest_error(8, coupling="spline", num_scales=1) < INVERTED_GLOW_GRADIENT_F32
 
 
-@pytest.mark.slow
 def test_inverted_gradients_in_double_precision(x64):
     assert largest_error(32, num_classes=3) < 10 * LOG_DET_F64
 
