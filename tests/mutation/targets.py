@@ -1,0 +1,176 @@
+"""Which files are changed, and which tests are asked, in which order.
+
+Every file has stages of tests. The first is small: the tests closest to the file, and the doctests
+in it. A mutant that passes a stage goes on to the next; one that passes all of them has survived.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+FILES = (
+    "flowdists/bijectors/*.py",
+    "flowdists/transformers/*.py",
+    "flowdists/networks/made.py",
+    "flowdists/distribution.py",
+    "flowdists/infer/importance_sampling.py",
+    "flowdists/infer/_scoring.py",
+)
+
+
+@dataclass(frozen=True)
+class Tests:
+    """Some tests.
+
+    Attributes:
+      pattern: a path in the checkout, which may hold wildcards; what does not exist is left out.
+      words: only tests whose id holds one of these; all of them if there are none.
+    """
+
+    pattern: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tests that run together.
+
+    Attributes:
+      name: for people to read.
+      tests: the most telling first.
+      with_heavy: whether those that are marked as heavy run as well.
+    """
+
+    name: str
+    tests: tuple[Tests, ...]
+    with_heavy: bool = False
+
+    def paths(self, root: Path) -> list[str]:
+        """What of it there is in a checkout, relative to it."""
+        found = (path for tests in self.tests for path in sorted(root.glob(tests.pattern)))
+        return list(dict.fromkeys(path.relative_to(root).as_posix() for path in found))
+
+    def selects(self, test: str, is_heavy: bool = False) -> bool:
+        """Whether the test with this id belongs to the stage."""
+        path = Path(test.split("::")[0])
+        return (self.with_heavy or not is_heavy) and any(
+            _is_below(path, tests.pattern) and _holds(test, tests.words) for tests in self.tests
+        )
+
+
+def _is_below(path: Path, pattern: str) -> bool:
+    depth = len(Path(pattern).parts)
+    return Path(*path.parts[:depth]).match(pattern)
+
+
+def _holds(test: str, words: tuple[str, ...]) -> bool:
+    return not words or any(word in test for word in words)
+
+
+# By file of the package: the entries of `tests/table.py` that exercise it, and its own test files.
+_LAYERS = "tests/bijectors/test_log_det.py"
+_CONTRACT = "tests/bijectors/test_contract.py"
+_AUTOREGRESSIVE = "tests/bijectors/test_autoregressive.py"
+_CONDITIONING = "tests/conditioning/test_given_*.py"
+_SUPPORTS = "tests/distribution/test_flow_supports.py"
+_MULTISCALE = "tests/bijectors/test_multiscale.py"
+_CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "bijectors/_channels": (("split_prior", "conv_coupling"), (_MULTISCALE,)),
+    "bijectors/_dependence": ((), (_CONDITIONING,)),
+    "bijectors/_events": (("householder", "lu_linear", "permute", "chain"), ()),
+    "bijectors/_image": ((), (_SUPPORTS,)),
+    "bijectors/_implicit": (("autoregressive",), (_AUTOREGRESSIVE,)),
+    "bijectors/_reversible": (("repeat",), ("tests/bijectors/test_repeat_memory.py",)),
+    "bijectors/_sweep": (("autoregressive",), (_AUTOREGRESSIVE,)),
+    "bijectors/autoregressive": (("autoregressive",), (_AUTOREGRESSIVE,)),
+    "bijectors/base": (("affine_scalar", "conditional:affine_coupling", "chain"), (_CONTRACT,)),
+    "bijectors/chain": (("chain",), ()),
+    "bijectors/concatenated": (("concatenated",), (_CONDITIONING,)),
+    "bijectors/conditioned": (
+        ("conditional:affine_coupling",),
+        ("tests/distribution/test_flow_context.py",),
+    ),
+    "bijectors/context_elementwise": (("context_elementwise",), ()),
+    "bijectors/conv_coupling": (("conv_coupling",), ("tests/bijectors/test_conv_coupling.py",)),
+    "bijectors/coupling": (
+        ("affine_coupling_", "spline_coupling_affine", "conditional:affine_coupling"),
+        (),
+    ),
+    "bijectors/elementwise": (
+        ("affine_scalar", "elementwise", "spline_scalar", "permute", "reverse"),
+        (),
+    ),
+    "bijectors/embedded": (("embedded",), ("tests/flows/test_recipe_options.py",)),
+    "bijectors/foreign": (("foreign", "support"), ()),
+    "bijectors/image_prior": (("split_prior", "top_prior"), ("tests/images/test_latents.py",)),
+    "bijectors/inverse": (("inverse",), ()),
+    "bijectors/linear": (("lu_linear", "conv_1x1", "householder"), ()),
+    "bijectors/multiscale": (("real_nvp_image", "glow"), (_MULTISCALE,)),
+    "bijectors/normalization": (("act_norm",), (_MULTISCALE,)),
+    "bijectors/partition": (
+        ("coupling_checkerboard", "coupling_channel", "given_mask", "flipped"),
+        (),
+    ),
+    "bijectors/pixel_logit": (("pixel_logit",), ("tests/images/test_pixels.py",)),
+    "bijectors/remainder": (("remainder",), (_CONDITIONING,)),
+    "bijectors/repeat": (("repeat",), ("tests/bijectors/test_repeat_memory.py",)),
+    "bijectors/squeeze": (("squeeze",), (_MULTISCALE,)),
+    "bijectors/support": (("support",), (_SUPPORTS,)),
+    "bijectors/wrapper": (("repeat",), ()),
+    "networks/made": (("autoregressive",), ("tests/networks/test_made.py",)),
+    "distribution": ((), ("tests/distribution/test_*.py",)),
+    "infer/importance_sampling": ((), ("tests/infer/test_importance_sampling.py",)),
+    "infer/_scoring": ((), ("tests/infer/test_importance_sampling.py",)),
+    "transformers/affine": ((), ("tests/transformers/test_affine.py",)),
+    "transformers/base": ((), ("tests/transformers/test_*.py",)),
+    "transformers/compose": (("composed",), ("tests/transformers/test_compose.py",)),
+    "transformers/spline": ((), ("tests/transformers/test_spline*.py",)),
+}
+
+_FLOWS = Stage(
+    "flows",
+    tuple(
+        Tests(pattern)
+        for pattern in (
+            _LAYERS,
+            _CONTRACT,
+            "flowdists",
+            "tests/bijectors",
+            "tests/transformers",
+            "tests/networks",
+            "tests/distribution",
+            "tests/conditioning",
+            "tests/flows",
+        )
+    ),
+)
+_IMAGES = Stage("images", (Tests("tests/images"), Tests("tests/test_*.py")))
+_INFERENCE = Stage("inference", (Tests("tests/infer"), Tests("tests/sbi")))
+_EVERYTHING = Stage("everything", (Tests("flowdists"), Tests("tests")), with_heavy=True)
+
+
+def files(root: Path) -> list[str]:
+    """The files of a checkout that are changed, sorted."""
+    found = (path for pattern in FILES for path in root.glob(pattern))
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def stages(file: str) -> list[Stage]:
+    """The stages of tests for mutants of a file, the cheapest and most telling first."""
+    wider = [_INFERENCE, _FLOWS] if file.startswith("flowdists/infer/") else [_FLOWS]
+    closest = Stage(f"closest to {file}", (Tests(file), *_closest(file)))
+    return [closest, *dict.fromkeys([*wider, _IMAGES, _INFERENCE, _EVERYTHING])]
+
+
+def _closest(file: str) -> Iterator[Tests]:
+    name = file.removeprefix("flowdists/").removesuffix(".py")
+    words, patterns = _CLOSEST.get(name, ((Path(file).stem,), ()))
+    if words:
+        yield Tests(_LAYERS, words)
+    yield from map(Tests, patterns)
+
+
+def all_stages(changed: Iterable[str], number: int | None = None) -> list[Stage]:
+    """The stages that mutants of these files go through, or the first ``number`` of each file."""
+    by_depth = list(zip(*map(stages, sorted(set(changed))), strict=True))[:number]
+    return list(dict.fromkeys(stage for stages_of_depth in by_depth for stage in stages_of_depth))
