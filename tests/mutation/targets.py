@@ -30,6 +30,13 @@ class Tests:
     pattern: str
     words: tuple[str, ...] = ()
 
+    def hold(self, test: str) -> bool:
+        """Whether the test with this id is one of them."""
+        path = Path(test.split("::")[0])
+        depth = len(Path(self.pattern).parts)
+        is_below = Path(*path.parts[:depth]).match(self.pattern)
+        return is_below and (not self.words or any(word in test for word in self.words))
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -52,19 +59,12 @@ class Stage:
 
     def selects(self, test: str, is_heavy: bool = False) -> bool:
         """Whether the test with this id belongs to the stage."""
-        path = Path(test.split("::")[0])
-        return (self.with_heavy or not is_heavy) and any(
-            _is_below(path, tests.pattern) and _holds(test, tests.words) for tests in self.tests
-        )
+        return (self.with_heavy or not is_heavy) and self.rank(test) < len(self.tests)
 
-
-def _is_below(path: Path, pattern: str) -> bool:
-    depth = len(Path(pattern).parts)
-    return Path(*path.parts[:depth]).match(pattern)
-
-
-def _holds(test: str, words: tuple[str, ...]) -> bool:
-    return not words or any(word in test for word in words)
+    def rank(self, test: str) -> int:
+        """The place of the test with this id among the ``tests``, from 0."""
+        holds = (i for i, tests in enumerate(self.tests) if tests.hold(test))
+        return next(holds, len(self.tests))
 
 
 # By file of the package: the entries of `tests/table.py` that exercise it, and its own test files.

@@ -267,9 +267,9 @@ class _Watch:
         self.broken = ""
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        # By id, because a file may have been named along with its folder.
+        # By id, because a file may have been named along with its folder; so it lost its place.
         wanted = {item.nodeid: item for item in items if self._is_wanted(item)}
-        items[:] = wanted.values()
+        items[:] = sorted(wanted.values(), key=lambda item: self._stage.rank(item.nodeid))
 
     def _is_wanted(self, item: Any) -> bool:
         test = item.nodeid, item.get_closest_marker("heavy") is not None
