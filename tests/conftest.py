@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.precision import double_precision
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -33,12 +35,8 @@ def key() -> jax.Array:
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """Double precision for the length of one test: floats default to float64."""
-    # Newer releases of JAX have the context manager at the top level, older ones in experimental.
-    enable_x64 = getattr(jax, "enable_x64", None)
-    if enable_x64 is None:
-        from jax.experimental import enable_x64
-    with enable_x64(True):
+    """Double precision for the length of one test."""
+    with double_precision():
         yield
 
 
