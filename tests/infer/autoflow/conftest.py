@@ -2,14 +2,11 @@
 
 import pytest
 
-import flowdists as fd
-from flowdists.infer import AutoFlow
-from tests.infer.autoflow.regression import DATA, TINY, perturbed, regression, start
+from tests.infer.autoflow.regression import exact, perturbed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def fitted():
     """A guide of the regression with parameters away from their start."""
-    guide = AutoFlow(regression, fd.RealNVP, **TINY)
-    _, _, params = start(guide, *DATA)
+    guide, params = exact()
     return guide, perturbed(params)
