@@ -12,9 +12,9 @@ from tests.draws import normal
 from tests.flows.drawn import drawn
 
 KEY = jax.random.key(0)
-SHAPE = (3, 4, 2)
+SHAPE = (3, 4, 3)
 ODD = np.broadcast_to(np.indices(SHAPE[:2]).sum(0)[..., None] % 2 == 1, SHAPE)
-SECOND = np.broadcast_to(np.arange(2) == 1, SHAPE)
+SECOND = np.broadcast_to(np.arange(3) >= 1, SHAPE)  # of an odd number, the larger half
 
 
 @pytest.mark.parametrize("flip", [False, True])

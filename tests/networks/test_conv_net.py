@@ -97,6 +97,17 @@ def test_a_new_network_is_zero(name):
     assert not np.any(jax.jit(new)(KEY, normal(0, (3, 4, 4, 2))))
 
 
+def test_residual_blocks_add_to_what_they_get():
+    net, x = make("residual"), normal(0, (3, 4, 4, 2))
+    assert len(net.blocks) == 2
+    net.blocks = tuple(
+        (first, jax.tree.map(jnp.zeros_like, second)) for first, second in net.blocks
+    )
+    plain = lambda net, x: net.output_layer(jax.nn.relu(net.input_layer(x)))
+    given, expected = jax.jit(lambda net, x: (net(x), plain(net, x)))(net, x)
+    np.testing.assert_allclose(given, expected, rtol=ROUND_TRIP_F32, atol=1e-6)
+
+
 def test_data_init_normalizes_every_hidden_layer():
     net = make("plain", normalize=True, context_size=2, dtype="bfloat16")
 
