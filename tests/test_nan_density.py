@@ -7,34 +7,35 @@ import numpyro.distributions as dist
 import pytest
 
 import flowdists as fd
-from tests import table
 
-POINTS = jnp.array([[0.3, 0.6], [jnp.nan, 0.6], [0.3, jnp.nan], [0.3, 7.0]])
-SMALL = {"num_layers": 2, "hidden_sizes": (8,)}
+POINTS = np.array([[0.3, 0.6], [np.nan, 0.6], [0.3, np.nan], [0.3, 7.0]], np.float32)
+SUPPORTS = [None, dist.constraints.unit_interval]
 
 
 def flow(support, **options):
-    made = fd.MAF(jax.random.key(0), (2,), support=support, **SMALL)
-    moved = table.perturb(jax.random.key(1), made.bijector, 0.3)
-    return fd.Flow(made.base, moved, **options)
+    layer = fd.Affine(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.7]))
+    if support is not None:
+        layer = fd.Chain([layer, fd.to_support(dist.constraints.independent(support, 1))])
+    return fd.Flow(fd.StandardNormal((2,)), layer, **options)
 
 
 @pytest.mark.filterwarnings("ignore:Out-of-support")
-@pytest.mark.parametrize("support", [None, dist.constraints.unit_interval])
+@pytest.mark.parametrize("support", SUPPORTS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_of_vectors(support, compiled):
-    given = flow(support, validate_args=True)
-    score = jax.jit(given.log_prob) if compiled else given.log_prob
-    scores = score(POINTS)
-    np.testing.assert_array_equal(jnp.isnan(scores), [False, True, True, False])
-    plain = flow(support, validate_args=False)
-    expected = (jax.jit(plain.log_prob) if compiled else plain.log_prob)(POINTS)
-    np.testing.assert_array_equal(scores, expected)
-    assert scores[3] == -jnp.inf or support is None
+    given, expected = (
+        np.asarray((jax.jit(f.log_prob) if compiled else f.log_prob)(POINTS))
+        for f in (flow(support, validate_args=True), flow(support, validate_args=False))
+    )
+    np.testing.assert_array_equal(np.isnan(given), [False, True, True, False])
+    np.testing.assert_array_equal(given, expected)
+    assert given[3] == -np.inf or support is None
 
-    finite = POINTS[:1]
-    loss = lambda flow, x: flow.log_prob(x).sum()
-    gradients = [jax.grad(loss, (0, 1))(f, finite) for f in (given, plain)]
+
+@pytest.mark.parametrize("support", SUPPORTS)
+def test_gradients_are_those_without_validation(support):
+    gradient = jax.jit(jax.grad(lambda flow, x: flow.log_prob(x).sum(), (0, 1)))
+    gradients = [gradient(flow(support, validate_args=v), POINTS[:1]) for v in (True, False)]
     for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -42,16 +43,17 @@ def test_of_vectors(support, compiled):
 @pytest.mark.filterwarnings("ignore:Out-of-support")
 def test_of_numbers_and_of_batches():
     one = fd.Flow(dist.Normal(0.0, 1.0), fd.Affine(jnp.array(1.0), jnp.array(2.0)))
-    scores = one.log_prob(jnp.array([0.5, jnp.nan]))
-    np.testing.assert_array_equal(jnp.isnan(scores), [False, True])
+    scores = one.log_prob(np.array([0.5, np.nan]))
+    np.testing.assert_array_equal(np.isnan(scores), [False, True])
     batch = fd.Flow(dist.Normal(jnp.zeros(3), 1.0), fd.Affine(jnp.array(1.0), jnp.array(2.0)))
-    assert jnp.isnan(batch.log_prob(jnp.array(jnp.nan))).all()
-    assert batch.log_prob(jnp.array(jnp.nan)).shape == (3,)
+    np.testing.assert_array_equal(batch.log_prob(np.array(np.nan)), np.full(3, np.nan))
 
 
 @pytest.mark.filterwarnings("ignore:Out-of-support")
 def test_with_intermediates():
     given = flow(None, validate_args=True)
     x, intermediates = given.sample_with_intermediates(jax.random.key(0), (4,))
-    scores = given.log_prob(x.at[2, 1].set(jnp.nan), intermediates)
-    np.testing.assert_array_equal(jnp.isnan(scores), [False, False, True, False])
+    x = np.array(x)
+    x[2, 1] = np.nan
+    scores = given.log_prob(x, intermediates)
+    np.testing.assert_array_equal(np.isnan(scores), [False, False, True, False])
