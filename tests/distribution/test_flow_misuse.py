@@ -7,10 +7,12 @@ import numpyro.distributions as dist
 import pytest
 
 import flowdists as fd
+from tests.flows.drawn import drawn
 
 KEY = jax.random.key(0)
-SMALL_NVP = fd.RealNVP(KEY, (3,), num_layers=2, hidden_sizes=(8,))
-CONDITIONAL = fd.RealNVP(KEY, (3,), num_layers=2, hidden_sizes=(8,), context_shape=(2,))
+SMALL = {"num_layers": 2, "hidden_sizes": (8,)}
+SMALL_NVP = drawn(lambda key: fd.RealNVP(key, (3,), **SMALL))
+CONDITIONAL = drawn(lambda key: fd.RealNVP(key, (3,), context_shape=(2,), **SMALL))
 
 MISUSE = {
     "event shape": (lambda: SMALL_NVP.log_prob(jnp.ones((5, 4))), ["(5, 4)", "(*batch, 3)"]),
@@ -36,9 +38,9 @@ MISUSE = {
     "order": (lambda: fd.MAF(KEY, (3,), order=(0, 0, 1)), ["order", "permutation"]),
     "scale": (lambda: fd.RealNVP(KEY, (3,), scale="cubic"), ["scale", "cubic", "tanh"]),
     "activation": (lambda: fd.NSF(KEY, (3,), activation="rely"), ["activation", "rely"]),
-    "base": (lambda: fd.NSF(KEY, (3,), base="normal"), ["base", "str"]),
+    "base": (lambda: fd.NSF(KEY, (3,), base="normal", **SMALL), ["base", "str"]),
     "base shape": (
-        lambda: fd.NSF(KEY, (3,), base=fd.StandardNormal((4,))),
+        lambda: fd.NSF(KEY, (3,), base=fd.StandardNormal((4,)), **SMALL),
         ["base", "(3,)", "(4,)"],
     ),
     "bijector": (lambda: fd.Flow(fd.StandardNormal((3,)), jnp.tanh), ["transform"]),

@@ -1,4 +1,6 @@
-"""Shapes of flows: events, batches, samples."""
+"""Shapes and dtypes of flows: events, batches, samples."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,63 +9,89 @@ import pytest
 
 import flowdists as fd
 from tests import table
-from tests.distribution.examples import recipes
+from tests.distribution.examples import build, recipes
 from tests.tolerances import AGREE_F32
+
+KEY = jax.random.key(0)
 
 
 class TestShapes:
     def test_expand_to_event_and_mask(self):
-        flow = table.build_flow("real_nvp")
-        x = jax.random.normal(jax.random.key(0), (5, 3, 4))
+        flow = build("real_nvp")
+        x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
         wide = flow.expand((3,))
         assert isinstance(wide, fd.Flow)
         assert (wide.batch_shape, wide.event_shape) == ((3,), (4,))
-        assert wide.sample(jax.random.key(0), (5,)).shape == (5, 3, 4)
-        np.testing.assert_allclose(wide.log_prob(x), flow.log_prob(x), rtol=1e-5)
         joint = wide.to_event(1)
-        assert joint.event_shape == (3, 4)
-        np.testing.assert_allclose(joint.log_prob(x), flow.log_prob(x).sum(-1), rtol=1e-5)
-        masked = wide.mask(jnp.array([True, False, True]))
-        np.testing.assert_allclose(masked.log_prob(x)[:, 1], 0.0)
+        assert (joint.batch_shape, joint.event_shape) == ((), (3, 4))
         with pytest.raises(ValueError, match="batch_shape"):
             wide.expand((2,))
+
+        @jax.jit
+        def run(wide, x, key):
+            masked = wide.mask(jnp.array([True, False, True]))
+            return (
+                (flow.log_prob(x), wide.log_prob(x), wide.to_event(1).log_prob(x)),
+                (masked.log_prob(x), wide.sample(key, (5,))),
+            )
+
+        (scores, wide_scores, joint_scores), (masked, samples) = jax.tree.map(
+            np.asarray, run(wide, x, KEY)
+        )
+        assert samples.shape == (5, 3, 4)
+        np.testing.assert_allclose(wide_scores, scores, rtol=1e-5)
+        np.testing.assert_allclose(joint_scores, scores.sum(-1), rtol=1e-5)
+        np.testing.assert_allclose(masked, scores * [1, 0, 1], rtol=1e-5)
 
     def test_a_scalar_layer_on_a_vector_base(self):
         flow = fd.Flow(fd.StandardNormal((3,)), fd.RationalQuadraticSpline(()))
         assert flow.event_shape == (3,)
-        x = jnp.array([[0.1, 0.2, 5.0]])
-        np.testing.assert_allclose(
-            flow.log_prob(x), fd.StandardNormal((3,)).log_prob(x), rtol=AGREE_F32
-        )
+        x = np.array([[0.1, 0.2, 5.0]], np.float32)
+        scores = jax.jit(lambda flow, x: (flow.log_prob(x), flow.base.log_prob(x)))
+        np.testing.assert_allclose(*scores(flow, x), rtol=AGREE_F32)
 
     def test_the_pytree_of_a_flow_is_its_parameters(self):
-        flow = table.build_flow("nsf")
+        flow = build("nsf")
         assert len(jax.tree.leaves(flow)) == len(jax.tree.leaves(flow.bijector))
-        gradient = jax.grad(lambda flow: flow.log_prob(jnp.ones(4)))(flow)
+        gradient = jax.eval_shape(jax.grad(lambda flow: flow.log_prob(jnp.ones(4))), flow)
         assert isinstance(gradient, fd.Flow)
         assert gradient.recipe == flow.recipe
-        stacked = jax.vmap(lambda key: fd.MAF(key, (3,), num_layers=2, hidden_sizes=(8,)))(
-            jax.random.split(jax.random.key(0), 4)
-        )
-        assert jax.vmap(lambda f: f.log_prob(jnp.ones(3)))(stacked).shape == (4,)
+
+    def test_flows_in_a_stack(self):
+        def scores(keys):
+            make = functools.partial(fd.MAF, event_shape=(3,), num_layers=2, hidden_sizes=(8,))
+            return jax.vmap(lambda flow: flow.log_prob(jnp.ones(3)))(jax.vmap(make)(keys))
+
+        keys = jax.random.split(jax.random.key(0), 4)
+        assert jax.eval_shape(scores, keys).shape == (4,)
 
     @recipes
     def test_empty_batches(self, name):
-        flow = table.build_flow(name)
-        flow = fd.Flow(flow.base, flow.bijector, validate_args=False)  # NumPyro's check fails here
-        x, scores = flow.sample_and_log_prob(jax.random.key(0), (0,))
+        def draw(key):
+            flow = table.RECIPES[name](key, (4,))
+            # NumPyro's check fails here.
+            flow = fd.Flow(flow.base, flow.bijector, validate_args=False)
+            x, scores = flow.sample_and_log_prob(key, (0,))
+            return x, scores, flow.log_prob(x)
+
+        x, *scores = jax.eval_shape(draw, KEY)
+        assert x.shape == (0, 4) and all(score.shape == (0,) for score in scores)
+
+    def test_an_empty_batch_runs(self):
+        draw = jax.jit(lambda flow: flow.sample_and_log_prob(KEY, (0,)))
+        x, scores = draw(build("maf"))
         assert (x.shape, scores.shape) == ((0, 4), (0,))
-        assert flow.log_prob(x).shape == (0,)
 
     @recipes
     def test_low_precision_networks_give_single_precision_densities(self, name):
-        flow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), table.build_flow(name))
-        x = jnp.ones((3, 4), jnp.bfloat16)
-        assert flow.log_prob(x).dtype == jnp.float32
+        shapes = jax.eval_shape(functools.partial(table.RECIPES[name], event_shape=(4,)), KEY)
+        flow = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), shapes)
+        x = jax.ShapeDtypeStruct((3, 4), jnp.bfloat16)
+        assert jax.eval_shape(lambda flow, x: flow.log_prob(x), flow, x).dtype == jnp.float32
 
     def test_events_of_any_rank(self):
         for name in ("real_nvp", "maf", "nsf"):
-            flow = table.build_flow(name, (2, 3))
-            x, scores = flow.sample_and_log_prob(jax.random.key(0), (5,))
+            flow = build(name, (2, 3))
+            x, scores = jax.eval_shape(lambda flow: flow.sample_and_log_prob(KEY, (5,)), flow)
             assert (x.shape, scores.shape) == ((5, 2, 3), (5,))
             assert flow.support.event_dim == 2

@@ -1,5 +1,7 @@
 """Supports of flows: named where NumPyro has a name, images elsewhere."""
 
+import functools
+
 import distrax
 import jax
 import jax.numpy as jnp
@@ -10,26 +12,23 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import AffineTransform, ComposeTransform, ExpTransform
 
 import flowdists as fd
-from tests import table
-from tests.distribution.examples import recipes
+from tests.distribution.examples import build, flow_of, recipes
+from tests.flows.drawn import drawn
 from tests.tolerances import AGREE_F32
 
 INTERVAL = fd.to_support(constraints.interval(0.0, 1.0))
-SHIFT = fd.Affine(jnp.array([1.0, -1.0]), jnp.array([2.0, 0.5]))
+SHIFT = fd.Affine(np.array([1.0, -1.0], np.float32), np.array([2.0, 0.5], np.float32))
+KEY = jax.random.key(0)
 
 
+@functools.cache
 def circular():
-    return fd.SplineCoupling(
-        jax.random.key(0), (2,), tails="circular", bound=2.0, hidden_sizes=(4,)
-    )
+    options = {"tails": "circular", "bound": 2.0, "num_bins": 3, "hidden_sizes": (4,)}
+    return drawn(lambda key: fd.SplineCoupling(key, (2,), **options), 0.05)
 
 
 def interval_of_two(low, high):
     return constraints.independent(constraints.interval(low, high), 1)
-
-
-def flow_of(base, *layers):
-    return fd.Flow(base, fd.Chain(layers), validate_args=False)
 
 
 # Flows whose support NumPyro has a name for.
@@ -131,12 +130,26 @@ IMAGES = {
 
 def assert_density_inside_alone(flow, inside, outside):
     """Of two-dimensional points; gradients are finite everywhere, and NaN stays NaN."""
-    value_and_grad = jax.vmap(jax.value_and_grad(flow.log_prob))
-    scores, gradients = value_and_grad(jnp.array([inside, *outside]))
-    assert jnp.isfinite(scores[0])
-    assert (scores[1:] == -jnp.inf).all()
-    assert jnp.isfinite(gradients).all()
-    assert jnp.isnan(flow.log_prob(jnp.array([jnp.nan, inside[1]])))
+    points = np.array([inside, *outside, [np.nan, inside[1]]], np.float32)
+    value_and_grad = jax.jit(jax.vmap(jax.value_and_grad(flow.log_prob)))
+    scores, gradients = map(np.asarray, value_and_grad(points))
+    assert np.isfinite(scores[0])
+    assert (scores[1:-1] == -np.inf).all()
+    assert np.isnan(scores[-1])
+    assert np.isfinite(gradients[:-1]).all()
+
+
+def draw_and_check(flow, points):
+    """Whether draws, the points (by a copy of the support) and some feasible ones lie in it."""
+    support = flow.support
+    copied = jax.tree.map(lambda leaf: leaf, support)
+
+    @jax.jit
+    def run(key, points):
+        feasible = support.feasible_like(jnp.ones((3, 2)))
+        return support(flow.sample(key, (100,))), copied(points), feasible, support(feasible)
+
+    return map(np.asarray, run(KEY, np.array(points, np.float32)))
 
 
 class TestSupports:
@@ -146,11 +159,11 @@ class TestSupports:
         flow = make()
         assert flow.support.event_dim == flow.event_dim
         assert flow.support == expected
-        assert flow.support(flow.sample(jax.random.key(0), (100,))).all()
+        assert np.all(jax.jit(lambda key: flow.support(flow.sample(key, (100,))))(KEY))
 
     @recipes
     def test_unbounded_flows_have_numpyro_singletons(self, name):
-        assert table.build_flow(name).support is constraints.real_vector
+        assert build(name).support is constraints.real_vector
 
     @pytest.mark.parametrize("name", sorted(IMAGES))
     def test_images(self, name):
@@ -159,18 +172,15 @@ class TestSupports:
         support = flow.support
         assert support.event_dim == 1
         assert not support.is_discrete
-        assert support(flow.sample(jax.random.key(0), (100,))).all()
-        np.testing.assert_array_equal(
-            support(jnp.array([inside, *outside, [jnp.nan, inside[1]]])),
-            [True] + [False] * (len(outside) + 1),
+        draws, at_points, feasible, at_feasible = draw_and_check(
+            flow, [inside, *outside, [np.nan, inside[1]]]
         )
-        feasible = support.feasible_like(jnp.ones((3, 2)))
+        assert draws.all()
+        np.testing.assert_array_equal(at_points, [True] + [False] * (len(outside) + 1))
         assert feasible.shape == (3, 2)
-        assert support(feasible).all()
+        assert at_feasible.all()
         assert support == flow.support
         assert support != flow.replace(bijector=fd.Chain([flow.bijector, SHIFT])).support
-        copied = jax.tree.map(lambda leaf: leaf, support)
-        np.testing.assert_array_equal(copied(feasible), support(feasible))
         assert "Image" in repr(support)
 
     @pytest.mark.parametrize("name", sorted(IMAGES))
@@ -180,34 +190,53 @@ class TestSupports:
 
     def test_no_density_at_bounds_inside_of_a_chain(self):
         flow = flow_of(fd.StandardNormal((2,)), SHIFT, INTERVAL, SHIFT)
-        at_bounds = jnp.array([[3.0, -0.9], [1.5, -1.0], [1.0, -0.5]])
-        assert flow.support(at_bounds).all()
-        assert (flow.log_prob(at_bounds) == -jnp.inf).all()
+        at_bounds = np.array([[3.0, -0.9], [1.5, -1.0], [1.0, -0.5]], np.float32)
+        inside, scores = jax.jit(lambda x: (flow.support(x), flow.log_prob(x)))(at_bounds)
+        assert np.all(inside)
+        np.testing.assert_array_equal(scores, -np.inf)
 
     def test_bijectors_of_distrax_lead_anywhere(self):
         tanh = distrax.Block(distrax.Tanh(), 1)
         for layer in (tanh, fd.Inverse(distrax.Inverse(tanh))):
             support = flow_of(fd.StandardNormal((2,)), layer).support
-            np.testing.assert_array_equal(support(jnp.array([[0.5, -0.9], [0.5, 1.5]])), [1, 0])
-            assert support(biject_to(support)(jnp.ones(2)))
+            run = jax.jit(lambda x, s=support: (s(x), s(biject_to(s)(jnp.ones(2)))))
+            at_points, mapped = run(np.array([[0.5, -0.9], [0.5, 1.5]], np.float32))
+            np.testing.assert_array_equal(at_points, [True, False])
+            assert mapped
 
     def test_a_simplex_is_checked_as_such(self):
         simplex = fd.to_support(constraints.simplex)
         flow = flow_of(fd.StandardUniform((2,)), SHIFT, simplex)
-        x = flow.sample(jax.random.key(0), (100,))
-        assert flow.support(x).all()
-        assert not flow.support(x + jnp.array([0.0, 0.0, 0.1])).any()
+
+        @jax.jit
+        def run(key):
+            x = flow.sample(key, (100,))
+            return flow.support(x), flow.support(x + jnp.array([0.0, 0.0, 0.1]))
+
+        inside, off_the_simplex = run(KEY)
+        assert np.all(inside)
+        assert not np.any(off_the_simplex)
 
     def test_wider_events(self):
         flow = fd.Flow(fd.StandardUniform((2,), batch_shape=(3,)), SHIFT)
         wide = flow.to_event(1)
         assert isinstance(wide, fd.Flow)
         assert (wide.batch_shape, wide.event_shape) == ((), (3, 2))
-        x = wide.sample(jax.random.key(0), (5,))
         assert wide.support.event_dim == 2
-        np.testing.assert_array_equal(wide.support(x), flow.support(x).all(-1))
-        np.testing.assert_allclose(wide.log_prob(x), flow.log_prob(x).sum(-1), rtol=AGREE_F32)
         assert flow.to_event(0).batch_shape == (3,)
+
+        @jax.jit
+        def run(key, offset):
+            x = wide.sample(key, (5,)) + offset
+            each, together = ((given.support(x), given.log_prob(x)) for given in (flow, wide))
+            return each, together
+
+        # Some rows of the second half lie outside.
+        offset = np.where(np.arange(5) < 3, 0.0, 0.4).astype(np.float32)[:, None, None]
+        (inside, scores), (wide_inside, wide_scores) = jax.tree.map(np.asarray, run(KEY, offset))
+        assert inside[:3].all() and not inside.all()
+        np.testing.assert_array_equal(wide_inside, inside.all(-1))
+        np.testing.assert_allclose(wide_scores, scores.sum(-1), rtol=AGREE_F32)
 
     def test_a_support_is_the_same_in_and_out_of_a_trace(self):
         """Samplers map with the one what they have drawn with the other."""
@@ -227,17 +256,17 @@ class TestSupports:
         assert type(traced) is type(known)
 
     def test_flows_of_a_stack_have_supports_of_their_own(self):
-        shifts = jax.vmap(lambda loc: fd.Affine(loc, jnp.ones(2)))(
-            jnp.array([[0.0, 0.0], [5.0, 5]])
-        )
-        flows = jax.vmap(lambda shift: fd.Flow(fd.StandardUniform((2,)), shift))(shifts)
-        x = jnp.full((2,), 0.5)
-        inside = jax.vmap(lambda flow, x: flow.support(x), (0, None))(flows, x)
+        @jax.jit
+        def run(locs, x):
+            def one(loc):
+                flow = fd.Flow(fd.StandardUniform((2,)), fd.Affine(loc, jnp.ones(2)))
+                return flow.support(x), flow.log_prob(x)
+
+            return jax.vmap(one)(locs)
+
+        inside, scores = run(np.array([[0.0, 0.0], [5.0, 5.0]]), np.full(2, 0.5))
         np.testing.assert_array_equal(inside, [True, False])
-        np.testing.assert_array_equal(
-            jax.jit(jax.vmap(lambda flow, x: flow.log_prob(x), (0, None)))(flows, x),
-            [0.0, -jnp.inf],
-        )
+        np.testing.assert_array_equal(scores, [0.0, -np.inf])
 
     @pytest.mark.parametrize(
         ("constraint", "inside", "outside"),
