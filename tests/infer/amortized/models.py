@@ -1,28 +1,74 @@
 """Models with local latent variables, two of known posteriors, and what the tests share."""
 
+import functools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
-from jax.flatten_util import ravel_pytree
 from numpyro import handlers, infer
 
 import flowdists as fd
+from flowdists.transformers import Additive
+from tests.draws import normal
 
 KEY = jax.random.key(0)
-SMALL = {"num_layers": 1, "hidden_sizes": (8,), "activation": "tanh"}
+SMALL = {"num_layers": 1, "hidden_sizes": (4,), "activation": "tanh"}
+
+
+class Scaled(eqx.Module):
+    """The cheapest encoder."""
+
+    factor: jax.Array
+
+    def __call__(self, row):
+        return self.factor * row
+
+
+def _drawn(shapes, scale=0.3):
+    rng = np.random.default_rng(6)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), shapes
+    )
+
+
+def built(make, *args, **options):
+    """What ``make(key, *args, **options)`` builds, with parameters drawn by NumPy: no compilation.
+
+    A guide that is given a recipe makes its flow with every operation by itself.
+    """
+    return _drawn(jax.eval_shape(functools.partial(make, **options), KEY, *args))
 
 
 def network(in_size=1, out_size=3):
-    return fd.MLP(jax.random.key(5), in_size, out_size, hidden_sizes=(8,), activation="tanh")
+    make = functools.partial(fd.MLP, in_size=in_size, out_size=out_size)
+    return built(make, hidden_sizes=(4,), activation="tanh")
 
 
 def small_guide(model, encoder=None, **options):
+    """A guide with recipes."""
     options = {"flow": fd.MAF, "global_flow": fd.MAF, **options}
     options = {"flow_options": SMALL, "global_options": SMALL, **options}
     return fd.AutoAmortizedFlow(model, network() if encoder is None else encoder, **options)
+
+
+def gaussian_guide(model, encoder=None, *, context_size=1, **options):
+    """A guide of Gaussians: a shift of one dimension that is linear in the context; one global."""
+    flow = built(
+        functools.partial(fd.ContextElementwise, transformer=Additive()),
+        event_shape=(1,),
+        context_shape=(context_size,),
+        hidden_sizes=(),
+    )
+    own = {
+        "flow": fd.ConditionalFlow(fd.StandardNormal((1,)), flow),
+        "global_flow": fd.Flow(fd.StandardNormal((1,)), fd.Affine(np.zeros(1), np.ones(1))),
+    }
+    encoder = Scaled(jnp.ones(1)) if encoder is None else encoder
+    return fd.AutoAmortizedFlow(model, encoder, **(own | options))
 
 
 def start(guide, *args):
@@ -32,28 +78,39 @@ def start(guide, *args):
     return svi, state, svi.get_params(state)
 
 
+def start_shapes(guide, *args):
+    """Shapes of the parameters. The guide has seen its model then; nothing is compiled."""
+    svi = infer.SVI(guide.model, guide, optax.sgd(1e-2), infer.Trace_ELBO())
+    return jax.eval_shape(lambda key: svi.get_params(svi.init(key, *args)), KEY)
+
+
+def drawn_params(guide, *args):
+    """Parameters away from their start."""
+    return _drawn(start_shapes(guide, *args))
+
+
+def zeros_but(given, guide, *args):
+    """Parameters that are zero, at which flows are the identity, but for those ``given``."""
+    shapes = start_shapes(guide, *args)
+    given = {"auto_encoder.factor": 1.0, **given}
+    assert given.keys() <= shapes.keys()
+    return {
+        name: jnp.asarray(np.broadcast_to(given.get(name, 0.0), leaf.shape), leaf.dtype)
+        for name, leaf in shapes.items()
+    }
+
+
 def run(guide, params, *args):
     """The values of the guide's sites, and the sum of their log-densities, as SVI scales them."""
-
-    @jax.jit
-    def values_and_density(params):
-        seeded = handlers.seed(handlers.substitute(guide, params), KEY)
-        trace = handlers.trace(seeded).get_trace(*args)
-        values = {k: v["value"] for k, v in trace.items() if v["type"] in ("sample", "plate")}
-        density = sum(
-            (1.0 if site["scale"] is None else site["scale"])
-            * site["fn"].log_prob(site["value"]).sum()
-            for site in trace.values()
-            if site["type"] == "sample"
-        )
-        return values, density
-
-    return values_and_density(params)
-
-
-def perturb(params, scale=0.3):
-    vector, unravel = ravel_pytree(params)
-    return unravel(vector + scale * jax.random.normal(jax.random.key(6), vector.shape))
+    seeded = handlers.seed(handlers.substitute(guide, params), KEY)
+    trace = handlers.trace(seeded).get_trace(*args)
+    values = {k: v["value"] for k, v in trace.items() if v["type"] in ("sample", "plate")}
+    density = sum(
+        (1.0 if site["scale"] is None else site["scale"]) * site["fn"].log_prob(site["value"]).sum()
+        for site in trace.values()
+        if site["type"] == "sample"
+    )
+    return values, density
 
 
 def losses(guide, params, *args, num_keys, loss=None):
@@ -78,7 +135,24 @@ def linear_gaussian(x, batch_size=None):
 
 
 def linear_gaussian_data(size=200):
-    return (SLOPE**2 + NOISE**2) ** 0.5 * jax.random.normal(jax.random.key(1), (size,))
+    return normal(1, (size,), (SLOPE**2 + NOISE**2) ** 0.5)
+
+
+def exact_linear_gaussian(x):
+    """A guide that is the posterior of :func:`linear_gaussian`, and its parameters."""
+    guide = gaussian_guide(linear_gaussian)
+    scale = NOISE / (SLOPE**2 + NOISE**2) ** 0.5
+    slope = SLOPE / (SLOPE**2 + NOISE**2) / scale
+    return guide, zeros_but(
+        {
+            "auto_local_affine.log_scale": np.log(scale),
+            # The context is one more than the encoder's output.
+            "auto_local_units.conditioner.weight": [[slope, 0.0]],
+            "auto_local_units.conditioner.bias": [-slope, 0.0],
+        },
+        guide,
+        x,
+    )
 
 
 PRIOR_SCALE, GROUP_SCALE, ERROR_SCALE = 5.0, 0.5, 1.0
@@ -106,6 +180,31 @@ def hierarchical_posterior(y):
     return gain @ y, prior - gain @ design @ prior, evidence
 
 
+def gaussian_hierarchical(y, mean_scale, **options):
+    """A guide with the posterior's means, a scale of the mean, and effects given the mean.
+
+    They are given the posterior's mean of it, if the local flow does not see the draw.
+    """
+    sees_mean = options.get("condition_on_global", True)
+    guide = gaussian_guide(hierarchical, context_size=1 + sees_mean, **options)
+    mean = hierarchical_posterior(y)[0][0]
+    precision = 1 / GROUP_SCALE**2 + 1 / ERROR_SCALE**2
+    to_data = 1 / ERROR_SCALE**2 / precision**0.5  # in units of the scale of the effects
+    to_mean = 1 / GROUP_SCALE**2 / precision**0.5
+    weight = [[to_data, 0.0], [to_mean * mean_scale, 0.0]]
+    return guide, zeros_but(
+        {
+            "auto_global_affine.loc": mean,
+            "auto_global_affine.log_scale": np.log(mean_scale),
+            "auto_local_affine.log_scale": -0.5 * np.log(precision),
+            "auto_local_units.conditioner.weight": weight[: 1 + sees_mean],
+            "auto_local_units.conditioner.bias": [to_mean * mean - to_data, 0.0],
+        },
+        guide,
+        y,
+    )
+
+
 def bounded(y, batch_size=None):
     """Positive and simplex-valued sites, globally and for each datum, over a second plate."""
     rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
@@ -122,7 +221,7 @@ def bounded(y, batch_size=None):
 
 
 def bounded_data(size=6):
-    return jax.random.normal(jax.random.key(2), (size, 2))
+    return normal(2, (size, 2))
 
 
 def two_plates(x, batch_size=None, other_size=None):

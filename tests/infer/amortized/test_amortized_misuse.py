@@ -2,25 +2,37 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro import infer
 
 import flowdists as fd
 from tests.infer.amortized.models import (
     KEY,
     SMALL,
+    built,
+    drawn_params,
+    gaussian_guide,
     hierarchical,
     linear_gaussian,
     network,
     small_guide,
-    start,
+    start_shapes,
     two_plates,
 )
 
 
+def local(event_size):
+    return built(fd.MAF, event_shape=(event_size,), context_shape=(3,), **SMALL)
+
+
+WHOLE = built(fd.MAF, event_shape=(2,), **SMALL)
+
+
 class TestMisuse:
-    X = jnp.ones(6)
+    X = jnp.asarray(np.ones(6))
 
     @staticmethod
     def no_local(x):
@@ -55,19 +67,19 @@ class TestMisuse:
             (
                 linear_gaussian,
                 (),
-                {"flow": fd.MAF(KEY, (2,), context_shape=(3,), **SMALL), "flow_options": None},
+                {"flow": local(event_size=2), "flow_options": None},
                 r"`flow` must have event_shape \(1,\), got \(2,\)",
             ),
             (
                 hierarchical,
                 (),
-                {"flow": fd.MAF(KEY, (1,), context_shape=(3,), **SMALL), "flow_options": None},
+                {"flow": local(event_size=1), "flow_options": None},
                 r"`flow` must have context_shape \(4,\), got \(3,\)",
             ),
             (
                 hierarchical,
                 (),
-                {"global_flow": fd.MAF(KEY, (2,), **SMALL), "global_options": None},
+                {"global_flow": WHOLE, "global_options": None},
                 r"`global_flow` must have event_shape \(1,\), got \(2,\)",
             ),
         ],
@@ -75,16 +87,16 @@ class TestMisuse:
     def test_when_it_runs(self, model, args, options, message):
         model = getattr(model, "__func__", model)
         with pytest.raises(ValueError, match=message):
-            start(small_guide(model, **options), self.X, *args)
+            start_shapes(small_guide(model, **options), self.X, *args)
 
     @pytest.mark.parametrize(
         "options, message",
         [
             ({"encoder": 3}, "`encoder` must be a callable pytree"),
             ({"features": jnp.ones(3)}, "`features` must be a function"),
-            ({"flow": fd.MAF(KEY, (2,), **SMALL)}, "returns a ConditionalFlow, or a Conditional"),
+            ({"flow": WHOLE}, "returns a ConditionalFlow, or a Conditional"),
             ({"global_flow": 3}, "`global_flow` must be a recipe"),
-            ({"flow": fd.MAF(KEY, (1,), context_shape=(3,))}, "is built already"),
+            ({"flow": local(event_size=1)}, "is built already"),
         ],
     )
     def test_kinds(self, options, message):
@@ -94,7 +106,7 @@ class TestMisuse:
     def test_a_recipe_of_another_kind(self):
         guide = small_guide(linear_gaussian, flow=lambda key, shape, **_: fd.MAF(key, shape))
         with pytest.raises(TypeError, match="must give a ConditionalFlow, got Flow"):
-            start(guide, self.X)
+            start_shapes(guide, self.X)
 
     def test_nothing_to_see(self):
         guide = small_guide(lambda *, x: linear_gaussian(x))
@@ -107,7 +119,7 @@ class TestMisuse:
                 return row
 
         with pytest.raises(TypeError, match="floating-point arrays to train"):
-            start(small_guide(linear_gaussian, Nothing()), self.X)
+            start_shapes(small_guide(linear_gaussian, Nothing()), self.X)
 
     def test_init_scale(self):
         with pytest.raises(ValueError, match="`init_scale` must be positive"):
@@ -120,16 +132,16 @@ class TestMisuse:
                 ask()
 
     def test_globals_that_are_not_there(self):
-        guide = small_guide(linear_gaussian)
-        _, _, params = start(guide, self.X)
+        guide = gaussian_guide(linear_gaussian)
+        params = drawn_params(guide, self.X)
         with pytest.raises(ValueError, match="no global latent variables"):
             guide.global_posterior(params)
         with pytest.raises(ValueError, match="does not see it"):
             guide.local_posterior(params, self.X, jnp.zeros(1))
 
     def test_globals_that_are_missing(self):
-        guide = small_guide(hierarchical)
-        _, _, params = start(guide, self.X)
+        guide = gaussian_guide(hierarchical, context_size=2)
+        params = drawn_params(guide, self.X)
         with pytest.raises(ValueError, match=r"given, of shape \(\*batch, 1\)"):
             guide.local_posterior(params, self.X)
 
@@ -138,7 +150,8 @@ class TestMisuse:
             with numpyro.plate("data", len(x)):
                 numpyro.sample("z", dist.Normal(jnp.zeros(size), 1.0).to_event(1))
 
-        guide = small_guide(model)
-        svi, state, _ = start(guide, self.X, 2)
+        flow = built(fd.MAF, event_shape=(2,), context_shape=(1,), **SMALL)
+        guide = gaussian_guide(model, flow=flow)
+        params = drawn_params(guide, self.X, 2)
         with pytest.raises(ValueError, match="only the size of the data's plate may change"):
-            svi.update(state, self.X, 3)
+            infer.Trace_ELBO().loss(KEY, params, model, guide, self.X, 3)

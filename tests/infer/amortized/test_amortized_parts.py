@@ -12,15 +12,24 @@ import flowdists as fd
 from tests.infer.amortized.models import (
     KEY,
     SMALL,
+    built,
+    drawn_params,
+    gaussian_guide,
     hierarchical,
     linear_gaussian,
     linear_gaussian_data,
     network,
     small_guide,
     start,
+    start_shapes,
     two_plates,
 )
 from tests.tolerances import STANDARD_ERRORS
+
+
+def draws_of(posterior, *args):
+    """The shape of a draw from a flow of the guide."""
+    return jax.eval_shape(lambda *args: posterior(*args).sample(KEY), *args).shape
 
 
 class TestParts:
@@ -38,30 +47,29 @@ class TestParts:
             with numpyro.plate("data", len(x)):
                 numpyro.sample("z", dist.Normal(x.sum((1, 2)), 1.0))
 
-        guide = small_guide(model, Net(eqx.nn.Linear(6, 4, key=KEY)))
-        _, _, params = start(guide, jnp.ones((5, 2, 3)))
+        encoder = Net(built(lambda key: eqx.nn.Linear(6, 4, key=key)))
+        guide = gaussian_guide(model, encoder, context_size=4)
+        shapes = start_shapes(guide, jnp.ones((5, 2, 3)))
         assert set(seen) == {(2, 3)}
-        assert params["auto_encoder.layer.weight"].shape == (4, 6)
+        assert shapes["auto_encoder.layer.weight"].shape == (4, 6)
 
     def test_built_flows(self):
-        local = fd.MAF(KEY, (1,), context_shape=(3 + 1,), **SMALL)
-        guide = small_guide(
+        guide = fd.AutoAmortizedFlow(
             hierarchical,
-            flow=local,
-            flow_options=None,
-            global_flow=fd.MAF(KEY, (1,), **SMALL),
-            global_options=None,
+            network(),
+            flow=built(fd.MAF, event_shape=(1,), context_shape=(3 + 1,), **SMALL),
+            global_flow=built(fd.MAF, event_shape=(1,), **SMALL),
         )
-        _, _, params = start(guide, linear_gaussian_data(6))
-        assert guide.global_posterior(params).event_shape == (1,)
-        given = guide.local_posterior(params, jnp.ones(6), jnp.zeros((10, 1, 1)))
-        assert (given.batch_shape, given.event_shape) == ((10, 6), (1,))
+        params = drawn_params(guide, linear_gaussian_data(6))
+        assert draws_of(guide.global_posterior, params) == (1,)
+        given = (params, np.ones(6), np.zeros((10, 1, 1)))
+        assert draws_of(guide.local_posterior, *given) == (10, 6, 1)
 
     def test_the_default_recipe_does_with_one_dimension(self):
         tiny = {"num_layers": 1, "hidden_sizes": (4,), "num_bins": 2}
         guide = fd.AutoAmortizedFlow(linear_gaussian, network(), flow_options=tiny)
-        _, _, params = start(guide, linear_gaussian_data(6))
-        assert guide.local_posterior(params, jnp.ones(2)).event_shape == (1,)
+        params = drawn_params(guide, linear_gaussian_data(6))
+        assert draws_of(guide.local_posterior, params, np.ones(2)) == (2, 1)
 
     def test_the_start(self):
         """Around the given values, of local sites their mean."""
@@ -78,7 +86,11 @@ class TestParts:
         np.testing.assert_allclose(draws["effect"], 2.5, atol=5 * error)
 
     def test_of_several_plates_the_subsampled_one_is_that_of_the_data(self):
-        guide = small_guide(two_plates)
-        _, _, params = start(guide, jnp.ones(6), 3)
-        assert guide.global_posterior(params).event_shape == (4,)
-        assert guide.local_posterior(params, jnp.ones(6)[:2], jnp.ones(4)).batch_shape == (2,)
+        guide = gaussian_guide(
+            two_plates,
+            context_size=1 + 4,
+            global_flow=built(fd.MAF, event_shape=(4,), **SMALL),
+        )
+        params = drawn_params(guide, jnp.ones(6), 3)
+        assert draws_of(guide.global_posterior, params) == (4,)
+        assert draws_of(guide.local_posterior, params, np.ones(2), np.ones(4)) == (2, 1)
