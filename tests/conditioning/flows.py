@@ -1,9 +1,6 @@
 """Flows of which some elements are observed, and what their tests share."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
@@ -11,13 +8,10 @@ from numpyro.distributions import constraints
 import flowdists as fd
 from flowdists.conditioning import given
 from tests import table
+from tests.flows.drawn import drawn
 
 KEY = jax.random.key(0)
 SMALL = table.SMALL
-
-
-def moved(layer, scale=0.4):
-    return table.perturb(KEY, layer, scale)
 
 
 def flow_of(base, *layers):
@@ -25,11 +19,12 @@ def flow_of(base, *layers):
 
 
 def autoregressive(size=2, **options):
-    return moved(fd.MaskedAutoregressive(KEY, (size,), **SMALL, **options))
+    return drawn(lambda key: fd.MaskedAutoregressive(key, (size,), **SMALL, **options), 0.4)
 
 
 def recipe(name, event_shape=(2,), **options):
-    return table.build_flow(name, event_shape, **{"num_layers": 2, **options})
+    options = {"num_layers": 2, **options}
+    return drawn(lambda key: table.RECIPES[name](key, event_shape, **options), 0.3)
 
 
 def interval(low, high):
@@ -57,7 +52,7 @@ PLANE = {
         (-20, 20),
     ),
     "a scalar layer": (
-        lambda: fd.Flow(NORMAL, moved(fd.RationalQuadraticSpline(()))),
+        lambda: fd.Flow(NORMAL, drawn(lambda key: fd.RationalQuadraticSpline(()), 0.4)),
         1,
         0.5,
         (-20, 20),
@@ -70,7 +65,7 @@ PLANE = {
     ),
     "base with parameters": (
         lambda: flow_of(
-            dist.Normal(jnp.array([0.5, -0.5]), jnp.array([0.5, 2.0])).to_event(1),
+            dist.Normal(np.array([0.5, -0.5]), np.array([0.5, 2.0])).to_event(1),
             fd.Reverse((2,)),
             autoregressive(order="descending"),
             fd.Reverse((2,)),
@@ -139,16 +134,6 @@ PLANE = {
 }
 
 
-@jax.jit
-def log_prob(flow, x):
-    return flow.log_prob(x)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def draw(flow, sample_shape=()):
-    return flow.sample_and_log_prob(KEY, sample_shape)
-
-
 def cumulative(axis, density):
     """Integrals up to each point of the axis."""
     return np.append(0.0, np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(axis)))
@@ -157,11 +142,12 @@ def cumulative(axis, density):
 def rest_of(name):
     """A flow of the table given its element."""
     make, index, value, _ = PLANE[name]
-    return given(make(), [index], jnp.array([value]))
+    return given(make(), [index], np.array([value]))
 
 
 def made(size, **options):
-    return fd.MaskedAutoregressive(KEY, (size,), **{"hidden_sizes": (8,), **options})
+    options = {"hidden_sizes": (8,), **options}
+    return drawn(lambda key: fd.MaskedAutoregressive(key, (size,), **options))
 
 
 def standard(size, *layers):
@@ -169,4 +155,5 @@ def standard(size, *layers):
 
 
 def few(name, size=4, **options):
-    return getattr(fd, name)(KEY, (size,), num_layers=2, hidden_sizes=(8,), **options)
+    options = {"num_layers": 2, "hidden_sizes": (8,), **options}
+    return drawn(lambda key: getattr(fd, name)(key, (size,), **options))

@@ -2,13 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
 
 import flowdists as fd
 from flowdists.conditioning import given
-from tests.conditioning.flows import KEY, NORMAL, few, flow_of, made, standard
+from tests.conditioning.flows import NORMAL, SMALL, few, flow_of, made, standard
+from tests.flows.drawn import drawn
 
 
 class Root(fd.Bijector):
@@ -30,24 +32,24 @@ class Root(fd.Bijector):
 MAF = few("MAF", order="ascending")
 
 MISUSE = {
-    "not a flow": (lambda: given(NORMAL, (0,), jnp.ones(1)), TypeError, ["Flow", "Normal"]),
+    "not a flow": (lambda: given(NORMAL, (0,), np.ones(1)), TypeError, ["Flow", "Normal"]),
     "conditional": (
-        lambda: given(few("MAF", context_shape=(2,)), (0,), jnp.ones(1)),
+        lambda: given(few("MAF", context_shape=(2,)), (0,), np.ones(1)),
         TypeError,
         ["ConditionalFlow", "condition"],
     ),
     "batch": (
-        lambda: given(MAF.expand((3,)), (0,), jnp.ones(1)),
+        lambda: given(MAF.expand((3,)), (0,), np.ones(1)),
         ValueError,
         ["(3,)", "jax.vmap"],
     ),
     "matrices": (
-        lambda: given(fd.MAF(KEY, (2, 2), num_layers=1), (0,), jnp.ones(1)),
+        lambda: given(drawn(lambda key: fd.MAF(key, (2, 2), **SMALL)), (0,), np.ones(1)),
         ValueError,
         ["vectors", "(2, 2)"],
     ),
     "simplex": (
-        lambda: given(standard(2, fd.to_support(constraints.simplex)), (0,), jnp.ones(1)),
+        lambda: given(standard(2, fd.to_support(constraints.simplex)), (0,), np.ones(1)),
         ValueError,
         ["same length", "(2,)", "(3,)"],
     ),
@@ -60,60 +62,60 @@ MISUSE = {
                 fd.to_support(constraints.simplex).inv,
             ),
             (0,),
-            jnp.ones(1),
+            np.ones(1),
         ),
         ValueError,
         ["vectors of 2 elements", "Inverse"],
     ),
     "ordered": (
-        lambda: given(standard(2, fd.to_support(constraints.ordered_vector)), (0,), jnp.ones(1)),
+        lambda: given(standard(2, fd.to_support(constraints.ordered_vector)), (0,), np.ones(1)),
         ValueError,
         ["one by one", "Ordered"],
     ),
     "dependent base": (
         lambda: given(
-            flow_of(dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)), made(2)), (0,), jnp.ones(1)
+            flow_of(dist.MultivariateNormal(np.zeros(2), np.eye(2)), made(2)), (0,), np.ones(1)
         ),
         TypeError,
         ["base", "independent", "MultivariateNormal"],
     ),
     "flow as base": (
-        lambda: given(fd.Flow(MAF, fd.Reverse((4,))), (0,), jnp.ones(1)),
+        lambda: given(fd.Flow(MAF, fd.Reverse((4,))), (0,), np.ones(1)),
         TypeError,
         ["base", "independent", "Flow"],
     ),
     "unknowable": (
-        lambda: given(standard(2, Root(jnp.ones(2))), (0,), jnp.ones(1)),
+        lambda: given(standard(2, Root(np.ones(2))), (0,), np.ones(1)),
         ValueError,
         ["Root", "not finite"],
     ),
     "mixed": (
-        lambda: given(MAF, (2,), jnp.ones(1)),
+        lambda: given(MAF, (2,), np.ones(1)),
         ValueError,
         ["[2]", "with the elements [0, 1];", "first elements of [0, 1, 2, 3]"],
     ),
     "mixed up": (
-        lambda: given(few("MAF"), (0, 1), jnp.ones(2)),
+        lambda: given(few("MAF"), (0, 1), np.ones(2)),
         ValueError,
         ["[0, 1]", "elements [2, 3];", "no element could", "MAF(order='ascending')"],
     ),
     "indices of another kind": (
-        lambda: given(MAF, (0.0,), jnp.ones(1)),
+        lambda: given(MAF, (0.0,), np.ones(1)),
         TypeError,
         ["`indices`", "ints"],
     ),
-    "an index": (lambda: given(MAF, 0, jnp.ones(1)), TypeError, ["`indices`", "sequence"]),
+    "an index": (lambda: given(MAF, 0, np.ones(1)), TypeError, ["`indices`", "sequence"]),
     "a mask": (
-        lambda: given(MAF, [True, False, False, False], jnp.ones(1)),
+        lambda: given(MAF, [True, False, False, False], np.ones(1)),
         TypeError,
         ["`indices`", "mask"],
     ),
-    "out of range": (lambda: given(MAF, (4,), jnp.ones(1)), ValueError, ["-4 to 3", "(4,)"]),
-    "twice": (lambda: given(MAF, (0, -4), jnp.ones(2)), ValueError, ["distinct", "(0, -4)"]),
-    "nothing": (lambda: given(MAF, (), jnp.ones(0)), ValueError, ["at least one", "()"]),
-    "everything": (lambda: given(MAF, range(4), jnp.ones(4)), ValueError, ["leave", "4"]),
-    "shape": (lambda: given(MAF, (0, 1), jnp.ones((5, 3))), ValueError, ["(5, 3)", "(*batch, 2)"]),
-    "integers": (lambda: given(MAF, (0,), jnp.ones(1, int)), TypeError, ["`values`", "int"]),
+    "out of range": (lambda: given(MAF, (4,), np.ones(1)), ValueError, ["-4 to 3", "(4,)"]),
+    "twice": (lambda: given(MAF, (0, -4), np.ones(2)), ValueError, ["distinct", "(0, -4)"]),
+    "nothing": (lambda: given(MAF, (), np.ones(0)), ValueError, ["at least one", "()"]),
+    "everything": (lambda: given(MAF, range(4), np.ones(4)), ValueError, ["leave", "4"]),
+    "shape": (lambda: given(MAF, (0, 1), np.ones((5, 3))), ValueError, ["(5, 3)", "(*batch, 2)"]),
+    "integers": (lambda: given(MAF, (0,), np.ones(1, int)), TypeError, ["`values`", "int"]),
 }
 
 
