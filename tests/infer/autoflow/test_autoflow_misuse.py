@@ -1,5 +1,6 @@
 """Errors name the argument, what was given and what was expected."""
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -38,8 +39,9 @@ def call(guide, *args):
     return handlers.seed(guide, 0)(*args)
 
 
-CONDITIONAL = fd.MAF(KEY, (3,), context_shape=(1,), **TINY)
-TWO = fd.MAF(KEY, (2,), **TINY)
+CONDITIONAL = jax.eval_shape(lambda: fd.MAF(KEY, (3,), context_shape=(1,)))
+TWO = fd.Flow(fd.StandardNormal((2,)), fd.Reverse((2,)))
+THREE = fd.Flow(fd.StandardNormal((3,)), fd.Reverse((3,)))
 MISUSE = {
     "no latents": (lambda: call(AutoFlow(model_without_latents)), ["no latent variables"]),
     "bernoulli": (lambda: call(AutoFlow(model_with(dist.Bernoulli(0.5)))), ["discrete", "'k'"]),
@@ -50,12 +52,14 @@ MISUSE = {
         ["flow", "(3,)", "(2,)", "a_slope"],
     ),
     "batch": (
-        lambda: call(AutoFlow(regression, fd.MAF(KEY, (3,), **TINY).expand((2,))), *DATA),
+        lambda: call(AutoFlow(regression, THREE.expand((2,))), *DATA),
         ["flow", "(3,)", "batch shape (2,)"],
     ),
     "conditional": (lambda: AutoFlow(regression, CONDITIONAL), ["flow", "ConditionalFlow"]),
     "conditional recipe": (
-        lambda: call(fresh(context_shape=(1,)), *DATA),
+        lambda: call(
+            AutoFlow(regression, fd.MAF, context_shape=(1,), num_layers=1, hidden_sizes=(4,)), *DATA
+        ),
         ["flow", "ConditionalFlow"],
     ),
     "a layer": (lambda: AutoFlow(regression, fd.Reverse((3,))), ["flow", "Reverse"]),

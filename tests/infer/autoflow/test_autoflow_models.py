@@ -10,22 +10,20 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from jax.experimental.ode import odeint
-from numpyro import handlers, infer
+from numpyro import infer
 from numpyro.infer.util import log_density, potential_energy
+from scipy import special
 
 import flowdists as fd
 from flowdists.infer import AutoFlow, fit_guide
 from flowdists.infer.start import MAX_HESSIAN_DIM, pathfinder
+from tests.infer.autoflow.regression import KEY, elbos, linear, perturbed, run, start
 from tests.tolerances import FINITE_DIFFERENCE_F64, LOG_DET_F64, ROUND_TRIP_F64, STANDARD_ERRORS
 
-KEY = jax.random.key(0)
-TINY = {"num_layers": 2, "hidden_sizes": (8,)}
 
-
-def start(guide, *args, init=None):
+def params_of(guide, *args):
     """The guide's parameters before training."""
-    svi = infer.SVI(guide.model, guide, optax.sgd(1e-3), infer.Trace_ELBO())
-    return svi.get_params((init or (lambda f: f))(svi.init)(KEY, *args))
+    return start(guide, *args)[2]
 
 
 def triangle():
@@ -40,25 +38,52 @@ def from_data(y):
 
 
 class TestSupportsOfEachRun:
-    @pytest.mark.parametrize("init", [None, jax.jit], ids=["eager", "compiled"])
-    @pytest.mark.parametrize("args", [(triangle,), (from_data, jnp.array([-1.0, 0.5, 2.0]))])
-    def test_the_elbo_is_that_of_the_potential(self, args, init, x64):
+    @pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+    @pytest.mark.parametrize("args", [(triangle,), (from_data, np.array([-1.0, 0.5, 2.0]))])
+    def test_the_elbo_is_that_of_the_potential(self, args, is_compiled, x64):
         """Also where the bounds that the guide saw first belong to a program that is over."""
         model, *data = args
-        guide = AutoFlow(model, fd.RealNVP, **TINY)
-        params = start(guide, *data, init=init)
-        data = [3 * y for y in data]
-        for key in jax.random.split(KEY, 3):
-            seeded = handlers.seed(handlers.substitute(guide, params), key)
-            trace = handlers.trace(seeded).get_trace(*data)
+        data = list(map(jnp.asarray, data))
+        guide = AutoFlow(model, linear, init_loc_fn=None if is_compiled else infer.init_to_median)
+        svi = infer.SVI(model, guide, optax.sgd(1e-3), infer.Trace_ELBO())
+        params = svi.get_params((jax.jit(svi.init) if is_compiled else svi.init)(KEY, *data))
+
+        @jax.jit
+        @functools.partial(jax.vmap, in_axes=(0, None, None))
+        def evaluate(key, params, data):
+            trace = run(guide, params, *data, key=key)
             u = trace["_auto_latent"]["value"]
             sites = {name: site["value"] for name, site in trace.items() if name in "abx"}
             log_q, _ = log_density(guide, data, {}, params | {"_auto_latent": u})
             log_p, _ = log_density(model, data, {}, sites)
             potential = potential_energy(model, data, {}, guide._unpack_latent(u))
-            expected = -potential - guide.get_posterior(params).log_prob(u)
-            np.testing.assert_allclose(log_p - log_q, expected, rtol=LOG_DET_F64)
+            return log_p - log_q, -potential - guide.get_posterior(params).log_prob(u)
 
+        data = [3 * y for y in data]
+        elbo, expected = evaluate(jax.random.split(KEY, 3), perturbed(params), data)
+        np.testing.assert_allclose(elbo, expected, rtol=LOG_DET_F64)
+
+    def test_both_ways_to_draw_are_on_the_supports_of_each_draw(self, x64):
+        guide = AutoFlow(triangle, linear, init_loc_fn=infer.init_to_median, init_scale=1.0)
+
+        @jax.jit
+        def draw(params, keys):
+            def values(key):
+                trace = run(guide, params, key=key)
+                return [trace[name]["value"] for name in ("_auto_latent", "a", "b")]
+
+            traced = jax.vmap(values)(keys)
+            drawn = guide.sample_posterior(KEY, params, sample_shape=keys.shape)
+            latent = guide.get_posterior(params).sample(KEY, keys.shape)
+            return traced, [latent, drawn["a"], drawn["b"]]
+
+        for u, a, b in draw(perturbed(params_of(guide)), jax.random.split(KEY, 50)):
+            assert np.std(u, 0).min() > 0.5
+            expected = special.expit(u)
+            expected[:, 1] *= 1 - expected[:, 0]
+            np.testing.assert_allclose(np.stack([a, b], 1), expected, rtol=ROUND_TRIP_F64)
+
+    @pytest.mark.slow
     @pytest.mark.heavy
     def test_training_and_sampling_are_of_one_distribution(self):
         """Against the model's moments, by both ways to draw."""
@@ -74,7 +99,6 @@ class TestSupportsOfEachRun:
                 error = value.std() / 4000**0.5
                 assert abs(value.mean() - expected) < STANDARD_ERRORS * error + 0.01
 
-    @pytest.mark.heavy  # XLA of JAX 0.12, not optimizing, never ends L-BFGS's line search here
     def test_a_guide_with_fixed_supports_does_not_run_the_model(self):
         runs = []
 
@@ -83,16 +107,21 @@ class TestSupportsOfEachRun:
             x = numpyro.sample("x", dist.Gamma(2.0, 1.0))
             numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
 
-        guide = AutoFlow(model, fd.MAF, **TINY)
-        params = start(guide, 1.0)
+        # No Pathfinder: not optimizing, XLA of JAX 0.12 never ends its line search here.
+        guide = AutoFlow(model, linear, init_loc_fn=infer.init_to_median)
+        params = params_of(guide, 1.0)
         runs.clear()
         assert "x" in infer.Predictive(guide, params=params, num_samples=3)(KEY)
         assert not runs
 
 
+def ordinary(x):
+    return (x**4).sum()
+
+
 @jax.custom_vjp
 def own_reverse(x):
-    """A sum of fourth powers with a reverse rule only."""
+    """The same with a reverse rule only."""
     return (x**4).sum()
 
 
@@ -133,39 +162,37 @@ def shape_of_a_gamma():
 
 
 class TestDerivatives:
+    @staticmethod
+    @functools.cache
+    def start_of(power, dim):
+        center = np.linspace(-1.0, 2.0, dim)
+
+        def potential(x):
+            return power(x - center) + 2 * ((x - center) ** 2).sum() + x.sum()
+
+        return jax.jit(lambda x: pathfinder(KEY, potential, x))(np.zeros(dim))
+
     @pytest.mark.parametrize("power", [own_reverse, without_second])
     @pytest.mark.parametrize("dim", [2, MAX_HESSIAN_DIM + 1])
     def test_pathfinder_has_the_curvature_all_the_same(self, power, dim, x64):
-        center = jnp.linspace(-1.0, 2.0, dim)
-
-        def potential(x, power):
-            return power(x - center) + 2 * ((x - center) ** 2).sum() + x.sum()
-
-        ordinary = functools.partial(potential, power=lambda x: (x**4).sum())
-        found, expected = (
-            jax.jit(functools.partial(pathfinder, KEY, f))(jnp.zeros(dim))
-            for f in (functools.partial(potential, power=power), ordinary)
-        )
+        found, expected = self.start_of(power, dim), self.start_of(ordinary, dim)
         tolerance = ROUND_TRIP_F64 if power is own_reverse else FINITE_DIFFERENCE_F64
         np.testing.assert_allclose(found.loc, expected.loc, rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(found.scale, expected.scale, rtol=tolerance, atol=tolerance)
 
     @pytest.mark.heavy
-    @pytest.mark.parametrize("model", [predators_and_prey, shape_of_a_gamma])
+    @pytest.mark.parametrize(
+        "model", [pytest.param(predators_and_prey, marks=pytest.mark.slow), shape_of_a_gamma]
+    )
     def test_the_default_guide_starts(self, model):
-        params = start(AutoFlow(model, fd.MAF, **TINY))
-        plain = AutoFlow(model, fd.MAF, init_loc_fn=infer.init_to_median, **TINY)
-        losses = [
-            infer.Trace_ELBO(100).loss(KEY, params, model, guide)
-            for guide, params in (
-                (AutoFlow(model, fd.MAF, **TINY), params),
-                (plain, start(plain)),
-            )
-        ]
-        assert jnp.isfinite(losses[0]) and losses[0] < losses[1]
+        losses = []
+        for init_loc_fn in (None, infer.init_to_median):
+            guide = AutoFlow(model, linear, init_loc_fn=init_loc_fn)
+            losses.append(-elbos(guide, params_of(guide), num=100).mean())
+        assert np.isfinite(losses[0]) and losses[0] < losses[1]
 
 
-ROWS = np.random.default_rng(0).normal(3.0, 2.0, size=2000)
+ROWS = np.random.default_rng(0).normal(3.0, 2.0, size=400)
 
 
 def by_indices(y):
@@ -192,21 +219,21 @@ class TestSubsampledPlates:
 
     @pytest.mark.parametrize("model", [by_indices, by_subsample])
     def test_the_start_is_that_of_all_rows(self, model):
-        params = start(AutoFlow(model, fd.MAF, **TINY), jnp.asarray(ROWS))
+        params = params_of(AutoFlow(model, linear), jnp.asarray(ROWS))
         mode = self.DEVIATION**2 * ROWS.sum() / 2**2
         assert abs(params["auto_loc"][0] - mode) < 0.1 * self.DEVIATION
         np.testing.assert_allclose(params["auto_scale"][0, 0], self.DEVIATION, rtol=1e-3)
 
     def test_of_rows_that_are_too_many_a_part(self, monkeypatch):
-        monkeypatch.setattr("flowdists.infer.autoflow.MAX_START_ROWS", 1000)
-        params = start(AutoFlow(by_indices, fd.MAF, **TINY), jnp.asarray(ROWS))
+        monkeypatch.setattr("flowdists.infer.autoflow.MAX_START_ROWS", 200)
+        params = params_of(AutoFlow(by_indices, linear), jnp.asarray(ROWS))
         mode = self.DEVIATION**2 * ROWS.sum() / 2**2
-        # A half of the rows, each counted twice: as far off as the root of 2000/1000 - 1.
+        # A half of the rows, each counted twice: as far off as the root of 400/200 - 1.
         distance = abs(params["auto_loc"][0] - mode)
         assert 0.01 * self.DEVIATION < distance < STANDARD_ERRORS * self.DEVIATION
 
     def test_a_model_that_is_given_its_rows_starts_from_these(self):
         batch = ROWS[:50]
-        params = start(AutoFlow(by_argument, fd.MAF, **TINY), jnp.asarray(batch))
+        params = params_of(AutoFlow(by_argument, linear), jnp.asarray(batch))
         mode = self.DEVIATION**2 * len(ROWS) * batch.mean() / 2**2
         assert abs(params["auto_loc"][0] - mode) < 0.1 * self.DEVIATION
