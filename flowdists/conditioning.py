@@ -56,7 +56,7 @@ def given(flow: Flow, indices: Sequence[int], values: Any) -> Flow:
       ValueError: if shapes or indices do not fit, or the flow's structure admits no exact answer;
         the message says which elements it would admit.
 
-    >>> flow = MAF(jax.random.key(0), (3,), order=(2, 0, 1), num_layers=4)
+    >>> flow = MAF(jax.random.key(0), (3,), order=(2, 0, 1), num_layers=1)
     >>> rest = given(flow, (2,), jnp.ones((5, 1)))
     >>> rest
     Flow(event_shape=(2,), batch_shape=(5,))

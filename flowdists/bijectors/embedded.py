@@ -43,7 +43,7 @@ class Embedded(Wrapper):
     >>> network = DeepSets(jax.random.key(0), 2, 5)
     >>> layer = AffineCoupling(jax.random.key(1), (3,), context_shape=(5,))
     >>> layer = Embedded(layer, (10, 2), embedding=network)
-    >>> layer.forward_and_log_det(jnp.ones((7, 3)), jnp.ones((7, 10, 2)))[1].shape
+    >>> jax.jit(layer.forward_and_log_det)(jnp.ones((7, 3)), jnp.ones((7, 10, 2)))[1].shape
     (7,)
     """
 

@@ -72,8 +72,9 @@ def RealNVPImage(
       TypeError: for a key that is not a key, or a base that is not a distribution.
       ValueError: for shapes or options out of range, each named.
 
-    >>> flow = RealNVPImage(jax.random.key(0), (8, 8, 3), steps_per_scale=2, hidden_channels=8)
-    >>> flow.log_prob(jnp.zeros((5, 8, 8, 3))).shape
+    >>> flow = RealNVPImage(jax.random.key(0), (8, 8, 3), num_scales=1, hidden_channels=8,
+    ...                     steps_per_scale=1)
+    >>> jax.jit(flow.log_prob)(jnp.zeros((5, 8, 8, 3))).shape
     (5,)
     """
     shape = check_image("RealNVPImage", event_shape, num_scales)

@@ -53,7 +53,7 @@ class VariationalDequantizer:
         chosen.
 
     >>> from flowdists.images import VariationalDequantizer
-    >>> flow = RealNVP(jax.random.key(0), (2, 2, 1), context_shape=(2, 2, 1), num_layers=2)
+    >>> flow = RealNVP(jax.random.key(0), (2, 2, 1), context_shape=(2, 2, 1), num_layers=1)
     >>> images = jnp.zeros((5, 2, 2, 1), jnp.uint8)
     >>> noise, log_prob = VariationalDequantizer(flow).sample_and_log_prob(
     ...     jax.random.key(1), images
@@ -112,8 +112,9 @@ class VariationalDequantizer:
 
         >>> from flowdists.images import VariationalDequantizer
         >>> shape = (2, 2, 1)
-        >>> noise = VariationalDequantizer(RealNVP(jax.random.key(0), shape, context_shape=shape))
-        >>> flow = Flow(StandardNormal(shape), Chain([Reverse(shape), noise.layer(num_bits=5)]))
+        >>> noise = RealNVP(jax.random.key(0), shape, context_shape=shape, num_layers=1)
+        >>> layer = VariationalDequantizer(noise).layer(num_bits=5)
+        >>> flow = Flow(StandardNormal(shape), Chain([Reverse(shape), layer]))
         >>> images = jnp.zeros((7, 2, 2, 1), jnp.uint8)
         >>> flow.log_prob(fd.dequantize(jax.random.key(1), images, num_bits=5)).shape
         (7,)

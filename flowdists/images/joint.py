@@ -68,8 +68,8 @@ def fit_dequantized(
     >>> from flowdists.images import VariationalDequantizer, fit_dequantized
     >>> keys = jax.random.split(jax.random.key(0), 3)
     >>> shape = (4, 4, 1)
-    >>> flow = fd.RealNVPImage(keys[0], shape, num_scales=1, steps_per_scale=2, hidden_channels=8)
-    >>> noise = fd.RealNVP(keys[1], shape, context_shape=shape, num_layers=2, hidden_sizes=(16,))
+    >>> flow = fd.RealNVP(keys[0], shape, num_layers=1, hidden_sizes=(8,))
+    >>> noise = fd.RealNVP(keys[1], shape, context_shape=shape, num_layers=1, hidden_sizes=(8,))
     >>> images = jnp.tile(jnp.arange(0, 256, 16, dtype=jnp.uint8).reshape(shape), (64, 1, 1, 1))
     >>> flow, dequantizer, history = fit_dequantized(
     ...     keys[2], flow, VariationalDequantizer(noise), images, max_epochs=2, progress=False

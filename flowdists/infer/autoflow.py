@@ -85,7 +85,7 @@ class AutoFlow(AutoContinuous):
     ...         x = numpyro.sample("x", dist.Normal(0, scale))
     ...         numpyro.sample("y", dist.Normal(x, 1), obs=y)
     >>> y = jnp.array([1.0, -1.0, 0.5])
-    >>> guide = AutoFlow(model, NSF, num_layers=2, hidden_sizes=(16,))
+    >>> guide = AutoFlow(model, IAF, num_layers=1, hidden_sizes=(16,))
     >>> svi = numpyro.infer.SVI(model, guide, optax.adam(1e-3), numpyro.infer.Trace_ELBO())
     >>> params = svi.run(jax.random.key(0), 10, y, progress_bar=False).params
     >>> draws = guide.sample_posterior(jax.random.key(1), params, sample_shape=(100,))

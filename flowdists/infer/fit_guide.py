@@ -101,7 +101,7 @@ def fit_guide(
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
     ...     numpyro.sample("x", dist.Gamma(3.0, 1.0))
-    >>> guide = AutoFlow(model, MAF, num_layers=2, hidden_sizes=(8,))
+    >>> guide = AutoFlow(model, MAF, num_layers=1, hidden_sizes=(8,))
     >>> params, losses = fit_guide(jax.random.key(0), guide, num_steps=100, progress=False)
     >>> losses.shape
     (100,)

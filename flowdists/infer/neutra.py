@@ -36,7 +36,7 @@ class NeuTraReparam(numpyro.infer.reparam.NeuTraReparam):
     >>> def model():
     ...     x = numpyro.sample("x", dist.Normal(0.0, 1.0))
     ...     numpyro.sample("y", dist.Normal(x**2, 0.5))
-    >>> guide = AutoFlow(model, MAF, num_layers=2, hidden_sizes=(8,))
+    >>> guide = AutoFlow(model, MAF, num_layers=1, hidden_sizes=(8,))
     >>> params, _ = fit_guide(jax.random.key(0), guide, num_steps=50, progress=False)
     >>> neutra = NeuTraReparam(guide, params)
     >>> kernel = numpyro.infer.NUTS(neutra.reparam(model))

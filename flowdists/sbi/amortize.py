@@ -101,6 +101,7 @@ def amortize(
     ...     model,
     ...     observed="x",
     ...     num_simulations=500,
+    ...     flow=MAF,
     ...     flow_options=small,
     ...     fit_options={"max_epochs": 2, "progress": False},
     ... )
@@ -173,6 +174,7 @@ def amortize_likelihood(
     ...     model,
     ...     observed="x",
     ...     num_simulations=500,
+    ...     flow=MAF,
     ...     flow_options={"num_layers": 1, "hidden_sizes": (8,)},
     ...     fit_options={"max_epochs": 2, "progress": False},
     ... )

@@ -100,7 +100,8 @@ def amortize_truncated(
     ...     {"x": 3.0},
     ...     observed="x",
     ...     num_rounds=2,
-    ...     num_simulations=300,
+    ...     num_simulations=200,
+    ...     flow=MAF,
     ...     flow_options={"num_layers": 1, "hidden_sizes": (8,)},
     ...     fit_options={"max_epochs": 2, "progress": False},
     ... )
