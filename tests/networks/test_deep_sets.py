@@ -8,49 +8,70 @@ import numpy as np
 import pytest
 
 from flowdists import DeepSets
+from tests.flows.drawn import drawn
 from tests.tolerances import AGREE_F32
 
-
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
-def test_the_order_of_elements_does_not_matter(pooling, key):
-    network = DeepSets(key, 2, 3, hidden_sizes=(8, 8), pooling=pooling)
-    x = jax.random.normal(key, (4, 2))
-    outputs = jnp.stack([network(x[np.array(p)]) for p in itertools.permutations(range(4))])
-    np.testing.assert_allclose(outputs, jnp.broadcast_to(outputs[0], outputs.shape), rtol=1e-5)
-    assert not np.allclose(network(x), network(x.at[0, 0].add(1.0)))
+each_pooling = pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
+X = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
-def test_a_masked_set_is_the_set_of_what_is_there(pooling, key):
-    plain = DeepSets(key, 2, 3, hidden_sizes=(8, 8), pooling=pooling)
-    masked = DeepSets(key, 2, 3, hidden_sizes=(8, 8), pooling=pooling, masked=True)
-    x = jax.random.normal(key, (5, 2))
-    filled = x.at[3:].set(jnp.nan)
-    mask = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0])[:, None]
-    given = jnp.concatenate([filled, mask], -1)
-    np.testing.assert_allclose(masked(given), plain(x[:3]), rtol=AGREE_F32)
-    gradient = jax.grad(lambda x: masked(jnp.concatenate([x, mask], -1)).sum())(filled)
-    assert jnp.isfinite(gradient).all() and (gradient[3:] == 0).all() and (gradient[:3] != 0).any()
-    nothing = jnp.concatenate([filled, jnp.zeros((5, 1))], -1)
-    assert jnp.isfinite(masked(nothing)).all()
+def build(in_size=2, **options):
+    return drawn(lambda key: DeepSets(key, in_size, 3, hidden_sizes=(6, 6), **options), 0.4)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
-def test_a_mask_of_nan_is_not_hidden(pooling, key):
-    network = DeepSets(key, 2, 3, hidden_sizes=(8, 8), pooling=pooling, masked=True)
-    assert jnp.isfinite(network(jnp.ones((4, 3)))).all()
-    assert jnp.isnan(network(jnp.ones((4, 3)).at[1, 2].set(jnp.nan))).all()
+@jax.jit
+def run(network, x):
+    return network(x)
 
 
-def test_the_size_of_a_set_matters(key):
-    network = DeepSets(key, 1, 3, hidden_sizes=(8,))
-    assert not np.allclose(network(jnp.ones((2, 1))), network(jnp.ones((6, 1))))
+@each_pooling
+def test_the_order_of_elements_does_not_matter(pooling):
+    network = build(pooling=pooling)
+    orders = np.array(list(itertools.permutations(range(4))))
+    changed = X[:4].copy()
+    changed[0, 0] += 1.0
+    *outputs, other = run(network, np.concatenate([X[orders], changed[None]]))
+    np.testing.assert_allclose(outputs, np.broadcast_to(outputs[0], (24, 3)), rtol=1e-5)
+    assert not np.allclose(outputs[0], other)
 
 
-def test_batches(key):
-    network = DeepSets(key, 2, 3, hidden_sizes=(8,))
-    x = jax.random.normal(key, (4, 6, 5, 2))
-    np.testing.assert_allclose(network(x)[2, 3], network(x[2, 3]), rtol=1e-5)
+@each_pooling
+def test_a_masked_set_is_the_set_of_what_is_there(pooling):
+    mask = np.array([1.0, 1.0, 1.0, 0.0, 0.0], np.float32)[:, None]
+    filled = np.where(mask > 0, X, np.nan).astype(np.float32)
+
+    @jax.jit
+    def compare(masked, plain, filled, mask):
+        total = lambda x: masked(jnp.concatenate([x, mask], -1)).sum()
+        nothing = masked(jnp.concatenate([filled, jnp.zeros((5, 1))], -1))
+        given = masked(jnp.concatenate([filled, mask], -1))
+        return given, plain(filled[:3]), jax.grad(total)(filled), nothing
+
+    networks = build(pooling=pooling, masked=True), build(pooling=pooling)
+    given, expected, gradient, nothing = map(np.asarray, compare(*networks, filled, mask))
+    np.testing.assert_allclose(given, expected, rtol=AGREE_F32)
+    assert np.isfinite(gradient).all() and (gradient[3:] == 0).all() and (gradient[:3] != 0).any()
+    assert np.isfinite(nothing).all()
+
+
+@each_pooling
+def test_a_mask_of_nan_is_not_hidden(pooling):
+    sets = np.ones((2, 4, 3), np.float32)
+    sets[1, 1, 2] = np.nan
+    finite, nan = np.asarray(run(build(pooling=pooling, masked=True), sets))
+    assert np.isfinite(finite).all()
+    assert np.isnan(nan).all()
+
+
+def test_the_size_of_a_set_matters():
+    both = jax.jit(lambda network: (network(jnp.ones((2, 1))), network(jnp.ones((6, 1)))))
+    assert not np.allclose(*both(build(1)))
+
+
+def test_batches():
+    x = np.random.default_rng(0).normal(size=(4, 6, 5, 2)).astype(np.float32)
+    whole, one = jax.jit(lambda network, x: (network(x), network(x[2, 3])))(build(), x)
+    np.testing.assert_allclose(np.asarray(whole)[2, 3], one, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
