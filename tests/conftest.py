@@ -13,17 +13,19 @@ from tests.precision import double_precision
 ROOT = Path(__file__).resolve().parents[1]
 
 
-_TESTS_BETWEEN_CLEARINGS = 25
+# Each compiled program holds a few memory maps, of which Linux allows a process 65,530, and about a
+# megabyte of memory.
+_MOST_MAPS = 20_000
+_MAPS = Path("/proc/self/maps")
+_TESTS_BETWEEN_LOOKS = 20
 _num_finished = itertools.count(1)
 
 
 def pytest_runtest_logfinish() -> None:
-    """Drop compiled programs now and then.
-
-    Each of them holds a few memory maps, of which a process has 65,530 on Linux; compilation fails
-    beyond that.
-    """
-    if next(_num_finished) % _TESTS_BETWEEN_CLEARINGS == 0:
+    """Drop compiled programs before they take too much."""
+    if next(_num_finished) % _TESTS_BETWEEN_LOOKS or not _MAPS.exists():
+        return
+    if _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
         jax.clear_caches()
 
 

@@ -23,15 +23,18 @@ def vector_layer():
     return table.build("layer:affine_coupling")
 
 
-@pytest.fixture(params=table.OF_CLASS, ids=lambda cls: cls.__name__, scope="module")
-def cls(request):
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(params=table.OF_CLASS.values(), ids=lambda entry: entry.cls.__name__)
+def entry(request):
+    """That which stands for a class."""
     return request.param
 
 
 @pytest.fixture
-def result(cls):
-    """Of the entry that stands for the class."""
-    return evaluation(table.OF_CLASS[cls].name)
+def result(entry):
+    return evaluation(entry.name)
 
 
 @pytest.fixture
@@ -48,8 +51,8 @@ def test_every_class_is_in_the_table():
     assert public - {fd.Bijector} <= set(table.OF_CLASS)
 
 
-def test_entries_stand_for_their_class(layer, cls):
-    assert type(layer) is cls
+def test_entries_stand_for_their_class(layer, entry):
+    assert type(layer) is entry.cls
 
 
 def test_is_a_transform_and_a_distrax_bijector(layer):

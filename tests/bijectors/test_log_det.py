@@ -8,15 +8,20 @@ from tests.bijectors.evaluation import BATCH_SHAPE, STEPS, evaluation
 from tests.tolerances import FINITE_DIFFERENCE_F64, LOG_DET_F64, ROUND_TRIP_F64
 
 
-@pytest.fixture(params=table.EVERY, scope="module")
-def name(request):
-    """Of one bijector after the other, so that the tests of one follow each other."""
+def _params():
+    smoke = {*table.OF_CLASS.values(), *table.SMOKE_RECIPES}
+    for entry in table.EVERY.values():
+        yield pytest.param(entry, id=entry.name, marks=[pytest.mark.smoke] * (entry in smoke))
+
+
+@pytest.fixture(params=_params())
+def entry(request):
     return request.param
 
 
 @pytest.fixture
-def result(name):
-    return evaluation(name)
+def result(entry):
+    return evaluation(entry.name)
 
 
 def jacobian_log_dets(result) -> np.ndarray:
@@ -67,9 +72,9 @@ def test_contexts_broadcast_against_samples(result):
 
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
-def test_gradients_equal_finite_differences(result, name, direction):
+def test_gradients_equal_finite_differences(result, entry, direction):
     """In the input, the parameters and the context, along a random direction."""
-    reason = table.EVERY[name].exempt.get(f"finite differences of the {direction}")
+    reason = entry.exempt.get(f"finite differences of the {direction}")
     if reason:
         pytest.skip(reason)
     loss = dict(zip(STEPS, result.loss[direction], strict=True))

@@ -15,7 +15,12 @@ import flowdists as fd
 from tests.table.conditional_layers import CONDITIONAL_LAYERS
 from tests.table.image_layers import IMAGE_LAYERS
 from tests.table.layers import LAYERS
-from tests.table.recipes import RECIPE_ENTRIES, RECIPES
+from tests.table.recipes import (
+    CONDITIONAL_RECIPES,
+    RECIPES,
+    SMOKE_RECIPES,
+    UNCONDITIONAL_RECIPES,
+)
 from tests.table.record import Entry
 from tests.table.sizes import CIRCULAR, SMALL, SMALL_CONV, SPLINE
 
@@ -26,6 +31,7 @@ __all__ = [
     "RECIPES",
     "SMALL",
     "SMALL_CONV",
+    "SMOKE_RECIPES",
     "SPLINE",
     "Entry",
     "build",
@@ -33,7 +39,13 @@ __all__ = [
     "perturb",
 ]
 
-_ENTRIES = (*LAYERS, *CONDITIONAL_LAYERS, *IMAGE_LAYERS, *RECIPE_ENTRIES)
+_ENTRIES = (
+    *LAYERS,
+    *CONDITIONAL_LAYERS,
+    *IMAGE_LAYERS,
+    *UNCONDITIONAL_RECIPES,
+    *CONDITIONAL_RECIPES,
+)
 
 EVERY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 """Every entry by its name; :func:`build` takes such a name."""

@@ -75,6 +75,7 @@ IMAGE_LAYERS = (
     Entry("layer:conv_coupling_equinox", fd.ConvCoupling, equinox_conv_coupling),
     Entry("layer:split_prior", fd.SplitPrior, lambda key: fd.SplitPrior((2, 2, 3)), move=0.1),
     Entry("layer:top_prior", fd.TopPrior, lambda key: fd.TopPrior((2, 2, 3))),
+    Entry("layer:multi_scale", fd.MultiScale, lambda key: glow(key, (4, 4, 1), 1), move=0.05),
     Entry("layer:glow", fd.MultiScale, lambda key: glow(key, (4, 4, 2), 2), move=0.05),
     Entry("layer:real_nvp_image", fd.MultiScale, real_nvp_image, move=0.1),
     Entry(

@@ -26,10 +26,15 @@ def _make(recipe: str, key: jax.Array, **options: object) -> fd.Bijector:
     return RECIPES[recipe](key, **options).bijector
 
 
-RECIPE_ENTRIES = tuple(
+UNCONDITIONAL_RECIPES = tuple(
     Entry(f"recipe:{recipe}", fd.Chain, functools.partial(_make, recipe, event_shape=(4,)))
     for recipe in RECIPES
-) + tuple(
+)
+
+SMOKE_RECIPES = UNCONDITIONAL_RECIPES[:5]
+"""Each recipe once, without its variants."""
+
+CONDITIONAL_RECIPES = tuple(
     Entry(
         f"conditional_recipe:{recipe}",
         fd.Embedded,

@@ -8,7 +8,7 @@ import jax
 import flowdists as fd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """A bijector to test.
 
