@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 
 import flowdists as fd
 from flowdists.infer import AutoFlow
-from tests.infer.autoflow.regression import KEY, TINY, start
+from tests.infer.autoflow.regression import KEY, linear, start
 from tests.tolerances import LOG_DET_F64
 
 # Supports: constraint, shape of one value, and the coordinates in which NumPyro's density is.
@@ -62,7 +62,7 @@ class TestSupports:
         transform = biject_to(support)
         free_shape = transform.inverse_shape(shape)
         size = 2 * math.prod(free_shape)
-        layer = fd.Affine(0.3 * jnp.cos(jnp.arange(size)), 0.5 + jnp.arange(size) / size)
+        layer = fd.Affine(0.3 * np.cos(np.arange(size)), 0.5 + np.arange(size) / size)
         flow = fd.Flow(fd.StandardNormal((size,)), layer)
         guide = AutoFlow(model, flow, init_loc_fn=infer.init_to_uniform, init_scale=1.0)
 
@@ -79,24 +79,15 @@ class TestSupports:
             latent, drawn = trace["_auto_latent"]["value"], trace["x"]["value"]
             density, _ = log_density(guide, (), {}, {**params, "_auto_latent": latent})
             expected = guide.get_posterior(params).log_prob(latent)
-            return drawn, density, expected - sum(map(log_jacobian, latent.reshape(2, *free_shape)))
+            expected -= sum(map(log_jacobian, latent.reshape(2, *free_shape)))
+            return drawn, support(drawn), density, expected
 
-        drawn, density, expected = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 10))
+        drawn, is_inside, density, expected = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 10))
         assert drawn.shape == (10, 2, *shape)
-        assert support(drawn).all()
+        assert np.all(is_inside)
         np.testing.assert_allclose(density, expected, rtol=LOG_DET_F64, atol=LOG_DET_F64)
-
-    def test_a_support_that_depends_on_another_site(self):
-        def model():
-            low = numpyro.sample("low", dist.Normal(0, 1))
-            numpyro.sample("x", dist.Uniform(low, low + 1))
-
-        guide = AutoFlow(model, fd.RealNVP, **TINY)
-        _, _, params = start(guide)
-        draws = guide.sample_posterior(KEY, params, sample_shape=(50,))
-        assert ((draws["x"] > draws["low"]) & (draws["x"] < draws["low"] + 1)).all()
 
     def test_spheres_are_refused_by_name(self):
         model = lambda: numpyro.sample("x", dist.ImproperUniform(constraints.sphere, (), (3,)))
         with pytest.raises(ValueError, match=r"spherical sample site 'x'"):
-            start(AutoFlow(model, fd.RealNVP, **TINY))
+            start(AutoFlow(model, linear))
