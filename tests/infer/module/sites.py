@@ -1,5 +1,7 @@
 """Flows as modules of a model, and what their sites are."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpyro
@@ -18,8 +20,9 @@ def affine(size=2):
     return fd.Affine(jnp.arange(1.0, size + 1), jnp.full(size, 0.5))
 
 
+@functools.cache
 def maf():
-    return fd.MAF(KEY, (2,), **TINY)
+    return jax.jit(lambda key: fd.MAF(key, (2,), **TINY))(KEY)
 
 
 def conditional():
