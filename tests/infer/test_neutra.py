@@ -23,7 +23,7 @@ from tests.tolerances import LOG_DET_F64, ROUND_TRIP_F32, STANDARD_ERRORS
 
 KEY = jax.random.key(0)
 TINY = {"num_layers": 2, "hidden_sizes": (8,)}
-Y = jnp.array([0.5, -1.0, 2.0])
+Y = np.array([0.5, -1.0, 2.0])
 LATENT = "auto_shared_latent"
 
 

@@ -36,7 +36,7 @@ from tests.infer.autoflow.regression import (
 from tests.tolerances import AGREE_F32, LOG_DET_F64, ROUND_TRIP_F64, STANDARD_ERRORS
 
 STRATEGIES = {
-    "value": (infer.init_to_value(values={"x": jnp.array([0.3, 2.0])}), True),
+    "value": (infer.init_to_value(values={"x": np.array([0.3, 2.0], np.float32)}), True),
     "mean": (infer.init_to_mean(), False),
     "median": (infer.init_to_median(num_samples=3), False),
     "uniform": (infer.init_to_uniform(radius=1), False),
