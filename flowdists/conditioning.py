@@ -60,8 +60,8 @@ def given(flow: Flow, indices: Sequence[int], values: Any) -> Flow:
     >>> rest = given(flow, (2,), jnp.ones((5, 1)))
     >>> rest
     Flow(event_shape=(2,), batch_shape=(5,))
-    >>> rest.sample(jax.random.key(1), (1000,)).shape
-    (1000, 5, 2)
+    >>> jax.jit(rest.log_prob)(jnp.zeros((1000, 5, 2))).shape
+    (1000, 5)
     """
     size = _check_flow(flow)
     positions = _check_indices(indices, size)

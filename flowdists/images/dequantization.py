@@ -116,7 +116,8 @@ class VariationalDequantizer:
         >>> layer = VariationalDequantizer(noise).layer(num_bits=5)
         >>> flow = Flow(StandardNormal(shape), Chain([Reverse(shape), layer]))
         >>> images = jnp.zeros((7, 2, 2, 1), jnp.uint8)
-        >>> flow.log_prob(fd.dequantize(jax.random.key(1), images, num_bits=5)).shape
+        >>> x = fd.dequantize(jax.random.key(1), images, num_bits=5)
+        >>> jax.jit(flow.log_prob)(x).shape
         (7,)
         """
         return LearnedNoise(
