@@ -108,32 +108,22 @@ def test_a_path_of_any_kind_and_name(tmp_path, key):
     assert load(tmp_path / "no suffix").recipe == load(str(tmp_path / "no suffix")).recipe
 
 
-@pytest.mark.parametrize(
-    "base",
-    [
-        StandardNormal((3,)),
-        StandardUniform((3,), -2.0, 2.0),
-        StandardLogistic((3,)),
-        StandardNormal((3,)).expand((5,)),
-        dist.Normal(0.1, 0.7),
-        dist.StudentT(5.0, jnp.arange(3.0), 1.5).to_event(1),
-        dist.Normal(0.1, 0.7).expand((5, 3)).to_event(1),
-        dist.MultivariateNormal(jnp.arange(3.0), 2 * jnp.eye(3)),
-        dist.Laplace(np.arange(3.0), 1.0),  # float64 in NumPy's hands
-    ],
-    ids=[
-        "normal",
-        "uniform",
-        "logistic",
-        "batched",
-        "scalars",
-        "student",
-        "expanded",
-        "full",
-        "numpy",
-    ],
-)
-def test_bases(base, path, key):
+BASES = {
+    "normal": lambda: StandardNormal((3,)),
+    "uniform": lambda: StandardUniform((3,), -2.0, 2.0),
+    "logistic": lambda: StandardLogistic((3,)),
+    "batched": lambda: StandardNormal((3,)).expand((5,)),
+    "scalars": lambda: dist.Normal(0.1, 0.7),
+    "student": lambda: dist.StudentT(5.0, jnp.arange(3.0), 1.5).to_event(1),
+    "expanded": lambda: dist.Normal(0.1, 0.7).expand((5, 3)).to_event(1),
+    "full": lambda: dist.MultivariateNormal(jnp.arange(3.0), 2 * jnp.eye(3)),
+    "numpy": lambda: dist.Laplace(np.arange(3.0), 1.0),  # float64 in NumPy's hands
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_bases(name, path, key):
+    base = BASES[name]()
     if base.batch_shape == (5,):
         flow = small().replace(base=base)
     else:

@@ -57,20 +57,28 @@ HOLES[[4, 7], 1] = np.nan
         ({"clip_norm": 0.0}, ValueError, "`clip_norm` must be positive and finite"),
         ({"ema": 1.0}, ValueError, "`ema` must be a decay between 0 and 1, or None, got 1.0"),
         ({"key": 0}, TypeError, "`key` must be one PRNG key"),
-        ({"flow": StandardNormal((2,))}, TypeError, "`flow` must be a Flow or ConditionalFlow"),
-        ({"flow": affine().expand((3,))}, ValueError, r"no batch axes, got batch shape \(3,\)"),
         (
-            {"flow": conditional().condition(np.ones(1, np.float32))},
+            {"flow": lambda: StandardNormal((2,))},
+            TypeError,
+            "`flow` must be a Flow or ConditionalFlow",
+        ),
+        (
+            {"flow": lambda: affine().expand((3,))},
+            ValueError,
+            r"no batch axes, got batch shape \(3,\)",
+        ),
+        (
+            {"flow": lambda: conditional().condition(np.ones(1, np.float32))},
             ValueError,
             "`flow` must not be conditioned yet",
         ),
     ],
 )
 def test_misuse(options, error, match):
-    arguments = {"key": jax.random.key(0), "flow": affine(), "x": GOOD, **options}
-    key, flow, x = (arguments.pop(name) for name in ("key", "flow", "x"))
+    arguments = {"key": jax.random.key(0), "flow": affine, "x": GOOD, **options}
+    key, make_flow, x = (arguments.pop(name) for name in ("key", "flow", "x"))
     with pytest.raises(error, match=match):
-        fit(key, flow, x, progress=False, **arguments)
+        fit(key, make_flow(), x, progress=False, **arguments)
 
 
 @pytest.mark.parametrize(
