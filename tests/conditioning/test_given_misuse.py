@@ -1,5 +1,7 @@
 """Errors name the argument, what was given and what was expected."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,10 @@ class Root(fd.Bijector):
         return y * jnp.sqrt(-jnp.abs(self.square)), jnp.zeros(())
 
 
-MAF = few("MAF", order="ascending")
+@functools.cache
+def maf():
+    return few("MAF", order="ascending")
+
 
 MISUSE = {
     "not a flow": (lambda: given(NORMAL, (0,), np.ones(1)), TypeError, ["Flow", "Normal"]),
@@ -39,7 +44,7 @@ MISUSE = {
         ["ConditionalFlow", "condition"],
     ),
     "batch": (
-        lambda: given(MAF.expand((3,)), (0,), np.ones(1)),
+        lambda: given(maf().expand((3,)), (0,), np.ones(1)),
         ValueError,
         ["(3,)", "jax.vmap"],
     ),
@@ -80,7 +85,7 @@ MISUSE = {
         ["base", "independent", "MultivariateNormal"],
     ),
     "flow as base": (
-        lambda: given(fd.Flow(MAF, fd.Reverse((4,))), (0,), np.ones(1)),
+        lambda: given(fd.Flow(maf(), fd.Reverse((4,))), (0,), np.ones(1)),
         TypeError,
         ["base", "independent", "Flow"],
     ),
@@ -90,7 +95,7 @@ MISUSE = {
         ["Root", "not finite"],
     ),
     "mixed": (
-        lambda: given(MAF, (2,), np.ones(1)),
+        lambda: given(maf(), (2,), np.ones(1)),
         ValueError,
         ["[2]", "with the elements [0, 1];", "first elements of [0, 1, 2, 3]"],
     ),
@@ -100,22 +105,22 @@ MISUSE = {
         ["[0, 1]", "elements [2, 3];", "no element could", "MAF(order='ascending')"],
     ),
     "indices of another kind": (
-        lambda: given(MAF, (0.0,), np.ones(1)),
+        lambda: given(maf(), (0.0,), np.ones(1)),
         TypeError,
         ["`indices`", "ints"],
     ),
-    "an index": (lambda: given(MAF, 0, np.ones(1)), TypeError, ["`indices`", "sequence"]),
+    "an index": (lambda: given(maf(), 0, np.ones(1)), TypeError, ["`indices`", "sequence"]),
     "a mask": (
-        lambda: given(MAF, [True, False, False, False], np.ones(1)),
+        lambda: given(maf(), [True, False, False, False], np.ones(1)),
         TypeError,
         ["`indices`", "mask"],
     ),
-    "out of range": (lambda: given(MAF, (4,), np.ones(1)), ValueError, ["-4 to 3", "(4,)"]),
-    "twice": (lambda: given(MAF, (0, -4), np.ones(2)), ValueError, ["distinct", "(0, -4)"]),
-    "nothing": (lambda: given(MAF, (), np.ones(0)), ValueError, ["at least one", "()"]),
-    "everything": (lambda: given(MAF, range(4), np.ones(4)), ValueError, ["leave", "4"]),
-    "shape": (lambda: given(MAF, (0, 1), np.ones((5, 3))), ValueError, ["(5, 3)", "(*batch, 2)"]),
-    "integers": (lambda: given(MAF, (0,), np.ones(1, int)), TypeError, ["`values`", "int"]),
+    "out of range": (lambda: given(maf(), (4,), np.ones(1)), ValueError, ["-4 to 3", "(4,)"]),
+    "twice": (lambda: given(maf(), (0, -4), np.ones(2)), ValueError, ["distinct", "(0, -4)"]),
+    "nothing": (lambda: given(maf(), (), np.ones(0)), ValueError, ["at least one", "()"]),
+    "everything": (lambda: given(maf(), range(4), np.ones(4)), ValueError, ["leave", "4"]),
+    "shape": (lambda: given(maf(), (0, 1), np.ones((5, 3))), ValueError, ["(5, 3)", "(*batch, 2)"]),
+    "integers": (lambda: given(maf(), (0,), np.ones(1, int)), TypeError, ["`values`", "int"]),
 }
 
 

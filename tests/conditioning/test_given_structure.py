@@ -12,7 +12,10 @@ from flowdists.conditioning import given
 from tests.conditioning.flows import few, made, standard
 from tests.flows.drawn import drawn
 
-LINEAR = drawn(lambda key: fd.LULinear(key, (2,)))
+
+def linear():
+    return drawn(lambda key: fd.LULinear(key, (2,)))
+
 
 # Flows, what can be observed of them, and what cannot be.
 STRUCTURES = {
@@ -41,7 +44,7 @@ STRUCTURES = {
         [(1,), (0, 2)],
     ),
     "side by side": (
-        lambda: standard(4, fd.Concatenated([LINEAR, made(2)], [(2,), (2,)])),
+        lambda: standard(4, fd.Concatenated([linear(), made(2)], [(2,), (2,)])),
         [(0, 1), (2,), (0, 1, 2)],
         [(0,), (3,), (1, 2)],
     ),

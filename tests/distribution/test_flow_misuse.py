@@ -1,5 +1,7 @@
 """Errors name the argument, what was given and what was expected."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,21 +13,35 @@ from tests.flows.drawn import drawn
 
 KEY = jax.random.key(0)
 SMALL = {"num_layers": 2, "hidden_sizes": (8,)}
-SMALL_NVP = drawn(lambda key: fd.RealNVP(key, (3,), **SMALL))
-CONDITIONAL = drawn(lambda key: fd.RealNVP(key, (3,), context_shape=(2,), **SMALL))
+
+
+@functools.cache
+def real_nvp(**options):
+    return drawn(lambda key: fd.RealNVP(key, (3,), **SMALL, **options))
+
+
+def conditional():
+    return real_nvp(context_shape=(2,))
+
 
 MISUSE = {
-    "event shape": (lambda: SMALL_NVP.log_prob(jnp.ones((5, 4))), ["(5, 4)", "(*batch, 3)"]),
-    "integers": (lambda: SMALL_NVP.log_prob(jnp.ones((5, 3), int)), ["int", "floating"]),
+    "event shape": (lambda: real_nvp().log_prob(jnp.ones((5, 4))), ["(5, 4)", "(*batch, 3)"]),
+    "integers": (lambda: real_nvp().log_prob(jnp.ones((5, 3), int)), ["int", "floating"]),
     "one dimension": (lambda: fd.RealNVP(KEY, (1,)), ["event_shape", "at least 2", "(1,)"]),
     "one dimension, splines": (lambda: fd.NSF(KEY, (1,)), ["event_shape", "at least 2"]),
     "bins": (lambda: fd.NSF(KEY, (2,), num_bins=1), ["num_bins", "at least 2", "1"]),
     "bound": (lambda: fd.NSF(KEY, (2,), bound=-1.0), ["bound", "positive", "-1"]),
-    "context missing": (lambda: CONDITIONAL.condition(None), ["context", "missing", "2"]),
-    "context not given": (lambda: CONDITIONAL.log_prob(jnp.ones(3)), ["context", "condition"]),
-    "context superfluous": (lambda: SMALL_NVP.condition(jnp.ones(2)), ["context", "context_shape"]),
-    "context shape": (lambda: CONDITIONAL.condition(jnp.ones((5, 3))), ["context", "(5, 3)", "2"]),
-    "context integer": (lambda: CONDITIONAL.condition(jnp.ones((5, 2), int)), ["context", "int"]),
+    "context missing": (lambda: conditional().condition(None), ["context", "missing", "2"]),
+    "context not given": (lambda: conditional().log_prob(jnp.ones(3)), ["context", "condition"]),
+    "context superfluous": (
+        lambda: real_nvp().condition(jnp.ones(2)),
+        ["context", "context_shape"],
+    ),
+    "context shape": (
+        lambda: conditional().condition(jnp.ones((5, 3))),
+        ["context", "(5, 3)", "2"],
+    ),
+    "context integer": (lambda: conditional().condition(jnp.ones((5, 2), int)), ["context", "int"]),
     "key": (lambda: fd.MAF(0, (3,)), ["key", "jax.random.key", "0"]),
     "key array": (lambda: fd.NSF(jnp.ones(2), (3,)), ["key", "float32"]),
     "key stack": (lambda: fd.IAF(jax.random.split(KEY), (3,)), ["key", "one PRNG key"]),
@@ -45,11 +61,11 @@ MISUSE = {
     ),
     "bijector": (lambda: fd.Flow(fd.StandardNormal((3,)), jnp.tanh), ["transform"]),
     "conditional in Flow": (
-        lambda: fd.Flow(fd.StandardNormal((3,)), CONDITIONAL.bijector),
+        lambda: fd.Flow(fd.StandardNormal((3,)), conditional().bijector),
         ["bijector", "ConditionalFlow"],
     ),
     "base rank": (
-        lambda: fd.Flow(dist.Normal(), SMALL_NVP.bijector),
+        lambda: fd.Flow(dist.Normal(), real_nvp().bijector),
         ["base", "()", "1"],
     ),
     "chain": (
@@ -82,10 +98,10 @@ MISUSE = {
         ["make_layer", "function", "Reverse"],
     ),
     "permutation of floats": (lambda: fd.Permute([0.5, 1.2]), ["permutation", "0.5"]),
-    "sample key": (lambda: SMALL_NVP.sample(0), ["key", "jax.random.key"]),
-    "stack index": (lambda: SMALL_NVP.bijector.layers[0].layers[0][7], ["range"]),
+    "sample key": (lambda: real_nvp().sample(0), ["key", "jax.random.key"]),
+    "stack index": (lambda: real_nvp().bijector.layers[0].layers[0][7], ["range"]),
     "context batch": (
-        lambda: CONDITIONAL.condition(jnp.ones((6, 2))).log_prob(jnp.ones((5, 3))),
+        lambda: conditional().condition(jnp.ones((6, 2))).log_prob(jnp.ones((5, 3))),
         ["(5,)", "(6,)", "context"],
     ),
     "conditioner without context": (

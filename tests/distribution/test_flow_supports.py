@@ -17,8 +17,12 @@ from tests.flows.drawn import drawn
 from tests.tolerances import AGREE_F32
 
 INTERVAL = fd.to_support(constraints.interval(0.0, 1.0))
-SHIFT = fd.Affine(np.array([1.0, -1.0], np.float32), np.array([2.0, 0.5], np.float32))
 KEY = jax.random.key(0)
+
+
+@functools.cache
+def shift():
+    return fd.Affine(np.array([1.0, -1.0], np.float32), np.array([2.0, 0.5], np.float32))
 
 
 @functools.cache
@@ -34,23 +38,23 @@ def interval_of_two(low, high):
 # Flows whose support NumPyro has a name for.
 NAMED_SUPPORTS = {
     "nothing bounded": (
-        lambda: flow_of(fd.StandardNormal((2,)), SHIFT, fd.Reverse((2,))),
+        lambda: flow_of(fd.StandardNormal((2,)), shift(), fd.Reverse((2,))),
         constraints.real_vector,
     ),
     "bounded at last": (
-        lambda: flow_of(fd.StandardNormal((2,)), SHIFT, INTERVAL),
+        lambda: flow_of(fd.StandardNormal((2,)), shift(), INTERVAL),
         interval_of_two(0.0, 1.0),
     ),
     "in a nested chain": (
         lambda: flow_of(
             fd.StandardNormal((2,)),
-            SHIFT,
-            fd.Chain([SHIFT, fd.Inverse(fd.Chain([INTERVAL.inv, SHIFT]))]),
+            shift(),
+            fd.Chain([shift(), fd.Inverse(fd.Chain([INTERVAL.inv, shift()]))]),
         ),
         interval_of_two(0.0, 1.0),
     ),
     "simplex": (
-        lambda: flow_of(fd.StandardNormal((2,)), SHIFT, fd.to_support(constraints.simplex)),
+        lambda: flow_of(fd.StandardNormal((2,)), shift(), fd.to_support(constraints.simplex)),
         constraints.simplex,
     ),
     "and back": (
@@ -58,12 +62,12 @@ NAMED_SUPPORTS = {
             fd.StandardNormal((2,)),
             fd.to_support(constraints.simplex),
             fd.to_support(constraints.simplex).inv,
-            SHIFT,
+            shift(),
         ),
         constraints.real_vector,
     ),
     "from a bounded base": (
-        lambda: flow_of(fd.StandardUniform((2,)), INTERVAL.inv, SHIFT),
+        lambda: flow_of(fd.StandardUniform((2,)), INTERVAL.inv, shift()),
         constraints.real_vector,
     ),
     "a circle": (
@@ -89,17 +93,17 @@ NAMED_SUPPORTS = {
 # Flows whose support is an image, a point inside of it, and points outside.
 IMAGES = {
     "a bounded base": (
-        lambda: flow_of(fd.StandardUniform((2,)), SHIFT),
+        lambda: flow_of(fd.StandardUniform((2,)), shift()),
         [1.5, -0.9],
         [[0.5, -0.9], [1.5, -0.4], [9.0, 9.0]],
     ),
     "a bounded base of numpyro": (
-        lambda: flow_of(dist.Gamma(jnp.array([0.5, 2.0])).to_event(1), SHIFT),
+        lambda: flow_of(dist.Gamma(jnp.array([0.5, 2.0])).to_event(1), shift()),
         [1.5, -0.9],
         [[0.5, -0.9], [-9.0, -9.0]],
     ),
     "a bounded layer": (
-        lambda: flow_of(fd.StandardNormal((2,)), SHIFT, INTERVAL, SHIFT),
+        lambda: flow_of(fd.StandardNormal((2,)), shift(), INTERVAL, shift()),
         [1.5, -0.9],
         [[0.5, -0.9], [9.0, 9.0]],
     ),
@@ -111,7 +115,7 @@ IMAGES = {
         [[0.5, 2.0], [-1.0, 2.0]],
     ),
     "the inverse of a logarithm": (
-        lambda: flow_of(fd.StandardNormal((2,)), fd.Inverse(ExpTransform().inv), SHIFT),
+        lambda: flow_of(fd.StandardNormal((2,)), fd.Inverse(ExpTransform().inv), shift()),
         [1.5, 2.0],
         [[0.5, 2.0], [-1.0, 2.0]],
     ),
@@ -121,7 +125,7 @@ IMAGES = {
         [[0.5, -0.5], [1.5, 0.5]],
     ),
     "a flow as base": (
-        lambda: flow_of(fd.Flow(fd.StandardUniform((2,)), SHIFT), SHIFT),
+        lambda: flow_of(fd.Flow(fd.StandardUniform((2,)), shift()), shift()),
         [4.0, -1.4],
         [[2.0, -1.4], [9.0, 9.0]],
     ),
@@ -180,7 +184,7 @@ class TestSupports:
         assert feasible.shape == (3, 2)
         assert at_feasible.all()
         assert support == flow.support
-        assert support != flow.replace(bijector=fd.Chain([flow.bijector, SHIFT])).support
+        assert support != flow.replace(bijector=fd.Chain([flow.bijector, shift()])).support
         assert "Image" in repr(support)
 
     @pytest.mark.parametrize("name", sorted(IMAGES))
@@ -189,7 +193,7 @@ class TestSupports:
         assert_density_inside_alone(make(), inside, outside)
 
     def test_no_density_at_bounds_inside_of_a_chain(self):
-        flow = flow_of(fd.StandardNormal((2,)), SHIFT, INTERVAL, SHIFT)
+        flow = flow_of(fd.StandardNormal((2,)), shift(), INTERVAL, shift())
         at_bounds = np.array([[3.0, -0.9], [1.5, -1.0], [1.0, -0.5]], np.float32)
         inside, scores = jax.jit(lambda x: (flow.support(x), flow.log_prob(x)))(at_bounds)
         assert np.all(inside)
@@ -206,7 +210,7 @@ class TestSupports:
 
     def test_a_simplex_is_checked_as_such(self):
         simplex = fd.to_support(constraints.simplex)
-        flow = flow_of(fd.StandardUniform((2,)), SHIFT, simplex)
+        flow = flow_of(fd.StandardUniform((2,)), shift(), simplex)
 
         @jax.jit
         def run(key):
@@ -218,7 +222,7 @@ class TestSupports:
         assert not np.any(off_the_simplex)
 
     def test_wider_events(self):
-        flow = fd.Flow(fd.StandardUniform((2,), batch_shape=(3,)), SHIFT)
+        flow = fd.Flow(fd.StandardUniform((2,), batch_shape=(3,)), shift())
         wide = flow.to_event(1)
         assert isinstance(wide, fd.Flow)
         assert (wide.batch_shape, wide.event_shape) == ((), (3, 2))
@@ -250,7 +254,7 @@ class TestSupports:
         def around(bound):
             bounds = constraints.interval(0.0, bound)
             base = dist.Uniform(0.0, bound).expand([2]).to_event(1)
-            return fd.Flow(base, fd.Chain([fd.to_support(bounds).inv, SHIFT])).support
+            return fd.Flow(base, fd.Chain([fd.to_support(bounds).inv, shift()])).support
 
         traced, known = jax.eval_shape(around, 1.0), around(jnp.array(1.0))
         assert type(traced) is type(known)

@@ -83,9 +83,9 @@ def test_one_element_depends_on_the_context_alone(context_size):
 
 
 def test_starts_at_zero(key):
-    made = jax.jit(lambda key: MADE(key, 4, 3, hidden_sizes=(8, 8), context_size=2)(x, context))
     x, context = np.ones((5, 4), np.float32), np.ones((5, 2), np.float32)
-    np.testing.assert_array_equal(made(key), np.zeros((3, 5, 4)))
+    new = jax.jit(lambda key: MADE(key, 4, 3, hidden_sizes=(8, 8), context_size=2)(x, context))
+    np.testing.assert_array_equal(new(key), np.zeros((3, 5, 4)))
 
 
 def test_batches_of_x_and_context_broadcast(x64):
@@ -105,6 +105,12 @@ def test_leaves_are_floats_and_configuration_is_hashable():
     assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(made))
     assert hash(jax.tree.structure(made)) == hash(jax.tree.structure(same))
     assert jax.tree.structure(made) == jax.tree.structure(same)
+
+
+def test_gates_are_those_of_residual_blocks_with_a_context():
+    assert not make(context_size=2).gates
+    assert not make(residual=True).gates
+    assert len(make(context_size=2, residual=True).gates) == 2
 
 
 @pytest.mark.parametrize("order", [(0, 1, 1), (1, 2, 3), (0, 1), "backwards"])

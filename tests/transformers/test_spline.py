@@ -397,7 +397,7 @@ def test_static_and_hashable():
         ("min_width", 0.125),
         ("min_height", 0.0),
         ("min_height", 0.2),
-        ("min_slope", -1.0),
+        ("min_slope", 0.0),
         ("min_slope", 1.0),
     ],
 )
