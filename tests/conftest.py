@@ -12,8 +12,8 @@ from tests.precision import double_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What JAX compiled so far. Keys and constants of modules are a few dozen small programs; a flow that
-# is built or evaluated is hundreds.
+# What JAX compiled so far. Keys and constants of modules are a few dozen small programs; a flow
+# that is built or evaluated is hundreds.
 _programs: list[str] = []
 _MOST_PROGRAMS_OF_COLLECTION = 60
 
