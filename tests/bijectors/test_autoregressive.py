@@ -50,7 +50,7 @@ OPTIONS = {
     "affine": {"order": "descending"},
     "curved with context": {
         "transformer": Curved(),
-        "context_shape": (2,),
+        "context_shape": (1, 2),
         "hidden_sizes": (12, 6),
     },
     "residual with context": {
@@ -354,7 +354,7 @@ def test_a_new_layer_is_the_identity(key):
         ({"event_shape": (3, 0)}, ValueError, "`event_shape` must be .* got"),
         ({"context_shape": (-1,)}, ValueError, "`context_shape` must be .* got"),
         ({"transformer": "affine"}, TypeError, "`transformer` must be a Transformer, got 'affine'"),
-        ({"key": 0}, TypeError, "`key` must be one PRNG key"),
+        ({"key": 0}, TypeError, "MaskedAutoregressive: `key` must be one PRNG key"),
     ],
 )
 def test_errors_name_the_argument(key, options, error, message):
