@@ -202,6 +202,8 @@ def test_automatic_guides_and_their_transformed_sites():
 def test_misuse():
     with pytest.raises(ValueError, match=r"num_samples.*num_chains.*10"):
         to_arviz(jax.random.key(0), conjugate, exact, {}, Y, num_samples=10)
+    with pytest.raises(ValueError, match="to_arviz: `batch_size`"):
+        to_arviz(jax.random.key(0), conjugate, exact, {}, Y, batch_size=0)
     with pytest.raises(ValueError, match="to_arviz: `guide` must sample"):
         to_arviz(jax.random.key(0), conjugate, lambda y: None, {}, Y)
 

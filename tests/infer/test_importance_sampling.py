@@ -306,6 +306,11 @@ def call(model=None, guide=None, params=None, *args, **options):
 
 
 MISUSE = {
+    "key of resample": (lambda: from_gaussian(1.2)[0].resample(0, 9), ["resample", "key"]),
+    "number of resample": (
+        lambda: from_gaussian(1.2)[0].resample(jax.random.key(0), 0),
+        ["resample", "num_samples", "0"],
+    ),
     "key": (lambda: importance(0, one_site(), one_site(), {}), ["importance", "key"]),
     "model": (lambda: call(model=3), ["`model`", "function", "int"]),
     "guide": (lambda: call(guide=3), ["`guide`", "function", "int"]),
