@@ -7,7 +7,7 @@ import pytest
 
 import flowdists as fd
 from tests import table
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 
 ONE_DIMENSIONAL = ["maf", "iaf", "nsf_autoregressive"]
 recipes = pytest.mark.parametrize("name", sorted(table.RECIPES))

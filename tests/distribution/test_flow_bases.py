@@ -58,8 +58,8 @@ class TestTemperature:
         flow = build("nsf")
 
         @jax.jit
-        def run(flow, key):
-            cold = flow.with_temperature(0.5)
+        def run(flow, temperature, key):
+            cold = flow.with_temperature(temperature)
             z = flow.base.sample(key, (5,))
             x, log_det = flow.bijector.forward_and_log_det(z)
             return (
@@ -68,7 +68,7 @@ class TestTemperature:
                 flow.with_temperature(0.0).sample(key, (2,)),
             )
 
-        samples, scores, frozen = run(flow, KEY)
+        samples, scores, frozen = run(flow, 0.5, KEY)
         np.testing.assert_allclose(*samples, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(*scores, rtol=LOG_DET_F64, atol=LOG_DET_F64)
         np.testing.assert_array_equal(frozen[0], frozen[1])

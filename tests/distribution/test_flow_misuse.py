@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 import flowdists as fd
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 
 KEY = jax.random.key(0)
 SMALL = {"num_layers": 2, "hidden_sizes": (8,)}
@@ -55,6 +55,7 @@ MISUSE = {
     "scale": (lambda: fd.RealNVP(KEY, (3,), scale="cubic"), ["scale", "cubic", "tanh"]),
     "activation": (lambda: fd.NSF(KEY, (3,), activation="rely"), ["activation", "rely"]),
     "base": (lambda: fd.NSF(KEY, (3,), base="normal", **SMALL), ["base", "str"]),
+    "base of a flow": (lambda: fd.Flow("normal", fd.Reverse((3,))), ["base", "numpyro", "str"]),
     "base shape": (
         lambda: fd.NSF(KEY, (3,), base=fd.StandardNormal((4,)), **SMALL),
         ["base", "(3,)", "(4,)"],

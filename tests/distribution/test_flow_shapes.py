@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.distributions import constraints
 
 import flowdists as fd
 from tests import table
@@ -24,6 +25,8 @@ class TestShapes:
         assert (wide.batch_shape, wide.event_shape) == ((3,), (4,))
         joint = wide.to_event(1)
         assert (joint.batch_shape, joint.event_shape) == ((), (3, 4))
+        wider = wide.expand((2, 3))
+        assert (wider.batch_shape, wider.event_shape) == ((2, 3), (4,))
         with pytest.raises(ValueError, match="batch_shape"):
             wide.expand((2,))
 
@@ -49,6 +52,21 @@ class TestShapes:
         x = np.array([[0.1, 0.2, 5.0]], np.float32)
         scores = jax.jit(lambda flow, x: (flow.log_prob(x), flow.base.log_prob(x)))
         np.testing.assert_allclose(*scores(flow, x), rtol=AGREE_F32)
+
+    def test_a_layer_from_vectors_to_matrices(self):
+        onto = fd.to_support(constraints.corr_cholesky)
+        flow = fd.Flow(fd.StandardNormal((3,), batch_shape=(5,)), onto)
+        assert (flow.batch_shape, flow.event_shape) == ((5,), (3, 3))
+
+    def test_a_conditional_flow_onto_a_support(self):
+        layer = fd.Chain(
+            [
+                build("real_nvp", (3,), context_shape=(2,)).bijector,
+                fd.to_support(constraints.simplex),
+            ]
+        )
+        flow = fd.ConditionalFlow(fd.StandardNormal((3,)), layer)
+        assert (flow.event_shape, flow.context_shape) == ((4,), (2,))
 
     def test_the_pytree_of_a_flow_is_its_parameters(self):
         flow = build("nsf")

@@ -13,7 +13,7 @@ from numpyro.distributions.transforms import AffineTransform, ComposeTransform, 
 
 import flowdists as fd
 from tests.distribution.examples import build, flow_of, recipes
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.tolerances import AGREE_F32
 
 INTERVAL = fd.to_support(constraints.interval(0.0, 1.0))
