@@ -58,15 +58,20 @@ class TestShapes:
         flow = fd.Flow(fd.StandardNormal((3,), batch_shape=(5,)), onto)
         assert (flow.batch_shape, flow.event_shape) == ((5,), (3, 3))
 
-    def test_a_conditional_flow_onto_a_support(self):
-        layer = fd.Chain(
-            [
-                build("real_nvp", (3,), context_shape=(2,)).bijector,
-                fd.to_support(constraints.simplex),
-            ]
-        )
-        flow = fd.ConditionalFlow(fd.StandardNormal((3,)), layer)
-        assert (flow.event_shape, flow.context_shape) == ((4,), (2,))
+    def test_events_of_a_conditional_layer_that_takes_any(self):
+        class Shift(fd.Bijector):
+            event_shape = None
+            event_ndims_in = event_ndims_out = 1
+            context_shape = (1,)
+
+            def forward_and_log_det(self, x, context=None):
+                return x + context, jnp.zeros(x.shape[:-1])
+
+            def inverse_and_log_det(self, y, context=None):
+                return y - context, jnp.zeros(y.shape[:-1])
+
+        flow = fd.ConditionalFlow(fd.StandardNormal((3,)), Shift())
+        assert (flow.event_shape, flow.context_shape) == ((3,), (1,))
 
     def test_the_pytree_of_a_flow_is_its_parameters(self):
         flow = build("nsf")
