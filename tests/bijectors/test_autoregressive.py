@@ -13,8 +13,7 @@ import pytest
 from flowdists.bijectors.autoregressive import MaskedAutoregressive
 from flowdists.bijectors.repeat import Repeat
 from flowdists.transformers import Affine, RationalQuadratic, Transformer
-from tests.draws import normal
-from tests.flows.drawn import drawn
+from tests.draws import drawn, normal
 from tests.table import perturb
 from tests.tolerances import GRADIENT_F64, LOG_DET_F64
 

@@ -9,7 +9,7 @@ import flowdists as fd
 from flowdists._compensated import Compensated, compensated
 from flowdists.transformers import Affine, RationalQuadratic
 from tests import table
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.tolerances import COMPENSATED_LAYER_F32
 
 EXACT = [

@@ -8,8 +8,7 @@ import pytest
 
 import flowdists as fd
 from flowdists.networks import Conv
-from tests.draws import normal
-from tests.flows.drawn import drawn
+from tests.draws import drawn, normal
 
 KEY = jax.random.key(0)
 SHAPE = (3, 4, 3)

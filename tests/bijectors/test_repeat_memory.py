@@ -9,8 +9,7 @@ import pytest
 
 import flowdists as fd
 from flowdists.flows import glow_step
-from tests.draws import normal
-from tests.flows.drawn import drawn
+from tests.draws import drawn, normal
 from tests.tolerances import INVERTED_GRADIENT_F32, LOG_DET_F64
 
 MEMORIES = ("store", "checkpoint", "invert")

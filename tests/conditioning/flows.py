@@ -8,7 +8,7 @@ from numpyro.distributions import constraints
 import flowdists as fd
 from flowdists.conditioning import given
 from tests import table
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 
 KEY = jax.random.key(0)
 SMALL = table.SMALL

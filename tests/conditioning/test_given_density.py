@@ -19,7 +19,7 @@ from tests.conditioning.flows import (
     recipe,
     rest_of,
 )
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.tolerances import INTEGRAL, LOG_DET_F64, P_VALUE, ROUND_TRIP_F64
 
 

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 import flowdists as fd
 from flowdists.conditioning import given
 from tests.conditioning.flows import NORMAL, SMALL, few, flow_of, made, standard
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 
 
 class Root(fd.Bijector):

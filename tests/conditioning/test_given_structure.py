@@ -10,7 +10,7 @@ import flowdists as fd
 from flowdists.bijectors._dependence import dependence
 from flowdists.conditioning import given
 from tests.conditioning.flows import few, made, standard
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 
 
 def linear():

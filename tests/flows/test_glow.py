@@ -13,8 +13,7 @@ import flowdists as fd
 from flowdists.flows import GLOW_SIZES
 from flowdists.networks import ConvNet, ResidualConvNet
 from flowdists.transformers import Additive, Affine, RationalQuadratic
-from tests.draws import normal
-from tests.flows.drawn import drawn
+from tests.draws import drawn, normal
 from tests.tolerances import AGREE_F32, LOG_DET_F64, ROUND_TRIP_F32
 
 KEY = jax.random.key(0)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import flowdists as fd
-from tests.draws import uniform
-from tests.flows.drawn import drawn
+from tests.draws import drawn, uniform
 from tests.tolerances import (
     INVERTED_GLOW_GRADIENT_F32,
     INVERTED_GRADIENT_F32,

@@ -9,8 +9,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import flowdists as fd
-from tests.draws import normal
-from tests.flows.drawn import drawn
+from tests.draws import drawn, normal
 from tests.tolerances import LOG_DET_F64
 
 KEY = jax.random.key(0)

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 import flowdists as fd
 from flowdists.transformers import Affine
 from tests import table
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.tolerances import FINITE_DIFFERENCE_F64, LOG_DET_F64
 
 SMALL = {"num_layers": 2, "hidden_sizes": (6,), "activation": "tanh"}

@@ -13,7 +13,7 @@ from numpyro.infer import MCMC, NUTS
 
 import flowdists as fd
 from tests import table
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.tolerances import INTEGRAL, LOG_DET_F64, ROUND_TRIP_F64
 
 BOUNDS = np.array([[-0.3, 7.0], [0.1, 7.3]], np.float32)

@@ -5,7 +5,7 @@ import numpyro.distributions as dist
 from numpyro.distributions.transforms import AffineTransform
 
 import flowdists as fd
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.tolerances import ROUND_TRIP_F32
 
 SHAPE = (8, 8, 1)

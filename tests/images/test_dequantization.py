@@ -19,7 +19,7 @@ from flowdists.images import (
 )
 from flowdists.images.pixels import bins
 from tests import table
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.images.known import (
     BITS,
     IMAGES,

@@ -12,7 +12,7 @@ from scipy import special, stats
 
 import flowdists as fd
 from flowdists.images import DiscreteImages, image_log_prob
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.images.known import (
     BITS,
     IMAGES,

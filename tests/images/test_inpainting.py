@@ -11,8 +11,7 @@ from scipy import stats
 
 import flowdists as fd
 from flowdists.images import inpaint, inpainting_model
-from tests.draws import normal
-from tests.flows.drawn import drawn
+from tests.draws import drawn, normal
 from tests.tolerances import LOG_DET_F64, ROUND_TRIP_F32, TRAINED
 
 SHAPE = (2, 3, 1)

@@ -14,7 +14,7 @@ from flowdists.images import (
     fit_dequantized,
     image_log_prob,
 )
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.images.known import SHAPE
 from tests.tolerances import STANDARD_ERRORS
 

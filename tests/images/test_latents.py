@@ -17,8 +17,7 @@ from flowdists.images import (
     reconstruct,
     sample_from_noise,
 )
-from tests.draws import normal
-from tests.flows.drawn import drawn
+from tests.draws import drawn, normal
 from tests.images.scales import (
     FLOWS,
     LATENT_SHAPES,

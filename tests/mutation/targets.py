@@ -67,7 +67,7 @@ class Stage:
         return next(holds, len(self.tests))
 
 
-# By file of the package: the entries of `tests/table.py` that exercise it, and its own test files.
+# By file of the package: the entries of `tests/table` that exercise it, and its own test files.
 _LAYERS = "tests/bijectors/test_log_det.py"
 _CONTRACT = "tests/bijectors/test_contract.py"
 _AUTOREGRESSIVE = "tests/bijectors/test_autoregressive.py"
@@ -119,8 +119,8 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bijectors/wrapper": (("repeat",), ()),
     "networks/made": (("autoregressive",), ("tests/networks/test_made.py",)),
     "distribution": ((), ("tests/distribution/test_*.py",)),
-    "infer/importance_sampling": ((), ("tests/infer/test_importance_sampling.py",)),
-    "infer/_scoring": ((), ("tests/infer/test_importance_sampling.py",)),
+    "infer/importance_sampling": ((), ("tests/infer/test_importance_*.py",)),
+    "infer/_scoring": ((), ("tests/infer/test_importance_*.py",)),
     "transformers/affine": ((), ("tests/transformers/test_affine.py",)),
     "transformers/base": ((), ("tests/transformers/test_*.py",)),
     "transformers/compose": (("composed",), ("tests/transformers/test_compose.py",)),

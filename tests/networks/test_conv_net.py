@@ -7,8 +7,7 @@ import pytest
 
 import flowdists as fd
 from flowdists.networks import Conv
-from tests.draws import normal
-from tests.flows.drawn import drawn
+from tests.draws import drawn, normal
 from tests.tolerances import AGREE_BFLOAT16, LOG_DET_F64, ROUND_TRIP_F32
 
 KEY = jax.random.key(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowdists import DeepSets
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 from tests.tolerances import AGREE_F32
 
 each_pooling = pytest.mark.parametrize("pooling", ["mean", "sum", "max"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowdists.networks.made import MADE
-from tests.flows.drawn import drawn
+from tests.draws import drawn
 
 
 def draws(*shape):

@@ -13,7 +13,7 @@ from numpyro import handlers, infer
 
 import flowdists as fd
 from flowdists.transformers import Additive
-from tests.draws import normal
+from tests.draws import draw_like, drawn, normal
 
 KEY = jax.random.key(0)
 SMALL = {"num_layers": 1, "hidden_sizes": (4,), "activation": "tanh"}
@@ -28,19 +28,12 @@ class Scaled(eqx.Module):
         return self.factor * row
 
 
-def _drawn(shapes, scale=0.3):
-    rng = np.random.default_rng(6)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
-
-
 def built(make, *args, **options):
     """What ``make(key, *args, **options)`` builds, with parameters drawn by NumPy: no compilation.
 
     A guide that is given a recipe makes its flow with every operation by itself.
     """
-    return _drawn(jax.eval_shape(functools.partial(make, **options), KEY, *args))
+    return drawn(lambda key: make(key, *args, **options), 0.3, seed=6)
 
 
 def network(in_size=1, out_size=3):
@@ -86,7 +79,7 @@ def start_shapes(guide, *args):
 
 def drawn_params(guide, *args):
     """Parameters away from their start."""
-    return _drawn(start_shapes(guide, *args))
+    return draw_like(start_shapes(guide, *args), 0.3, seed=6)
 
 
 def zeros_but(given, guide, *args):

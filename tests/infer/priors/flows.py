@@ -9,30 +9,24 @@ import pytest
 from numpyro.distributions import constraints
 
 import flowdists as fd
+from tests.draws import drawn
 
 KEY = jax.random.key(0)
 TINY = {"hidden_sizes": (6,), "activation": "tanh"}
 
 
-def drawn(seed, scale, make):
-    """What ``make`` builds, with parameters drawn by NumPy: nothing is compiled."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype),
-        jax.eval_shape(make, KEY),
-    )
-
-
 def coupling(**options):
-    return drawn(1, 0.7, lambda key: fd.AffineCoupling(key, (2,), **TINY, **options))
+    return drawn(lambda key: fd.AffineCoupling(key, (2,), **TINY, **options), 0.7, seed=1)
 
 
 def spline(scale=0.7, **options):
-    return drawn(2, scale, lambda key: fd.SplineCoupling(key, (2,), num_bins=4, **TINY, **options))
+    return drawn(
+        lambda key: fd.SplineCoupling(key, (2,), num_bins=4, **TINY, **options), scale, seed=2
+    )
 
 
 def linear():
-    return drawn(3, 0.4, lambda key: fd.LULinear(key, (2,)))
+    return drawn(lambda key: fd.LULinear(key, (2,)), 0.4, seed=3)
 
 
 def affine():

@@ -12,7 +12,8 @@ from scipy import stats
 
 import flowdists as fd
 from tests import table
-from tests.infer.priors.flows import BOUNDED, KEY, TINY, coupling, drawn, one_of_each_kind, prior
+from tests.draws import drawn
+from tests.infer.priors.flows import BOUNDED, KEY, TINY, coupling, one_of_each_kind, prior
 from tests.tolerances import LOG_DET_F32, LOG_DET_F64
 
 
@@ -92,7 +93,7 @@ class TestHandlers:
     @pytest.mark.parametrize("recipe", [fd.RealNVP, fd.MAF])
     def test_scores_of_the_steps_of_a_scan(self, recipe):
         options = {"num_layers": 1, "context_shape": (2,), **TINY}
-        flow = drawn(6, 0.3, lambda key: recipe(key, (2,), **options))
+        flow = drawn(lambda key: recipe(key, (2,), **options), 0.3, seed=6)
 
         def step(carry, _):
             carry = numpyro.sample("z", flow.condition(carry))
