@@ -37,6 +37,8 @@ class Evaluation(NamedTuple):
       broadcast: the same with contexts of shape ``(4, ...)``; None for a layer without context.
       loss: for each direction, a scalar function of outputs and log-determinants at ``STEPS``.
       slope: its derivative by automatic differentiation along the same direction.
+      has_effect: ``(layer, x)``, and the context if there is one, with whether the loss of
+        ``forward`` depends on each element.
     """
 
     layer: Any
@@ -46,6 +48,7 @@ class Evaluation(NamedTuple):
     broadcast: dict[str, np.ndarray] | None
     loss: dict[str, np.ndarray]
     slope: dict[str, np.ndarray]
+    has_effect: Tree
 
 
 def event_shape(layer) -> tuple[int, ...]:
@@ -97,7 +100,7 @@ def _both_ways(layer, x, context) -> dict[str, jax.Array]:
 
 
 def _along(direction: str, primals: Tree, tangents: Tree):
-    """Loss, slope and outputs at ``STEPS`` from ``(layer, value, context)``."""
+    """Loss, slope, outputs and gradient at ``STEPS`` from ``(layer, value, context)``."""
 
     def loss(layer, value, context):
         out, log_det = getattr(layer, f"{direction}_and_log_det")(value, context)
@@ -110,7 +113,7 @@ def _along(direction: str, primals: Tree, tangents: Tree):
         moved = jax.tree.map(lambda p, t: p + step * t, primals, tangents)
         (total, outputs), gradient = value_and_grad(*moved)
         pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(tangents), strict=True)
-        return total, sum(jnp.vdot(g, t) for g, t in pairs), outputs
+        return total, sum(jnp.vdot(g, t) for g, t in pairs), outputs, gradient
 
     return jax.lax.map(at, jnp.array(STEPS))
 
@@ -122,9 +125,9 @@ def _evaluate(layer, free, context, tangents):
     points = jax.tree.map(lambda a: a.reshape(-1, *a.shape[len(BATCH_SHAPE) :]), (x, full))
     singly = jax.lax.map(lambda point: _one_point(layer, *point), points)
     layer_t, x_t, y_t, context_t = tangents
-    loss, slope, forward = _along("forward", (layer, x, full), (layer_t, x_t, context_t))
+    loss, slope, forward, gradient = _along("forward", (layer, x, full), (layer_t, x_t, context_t))
     y, log_det = (out[0] for out in forward)  # at a step of zero
-    inverse_loss, inverse_slope, inverse = _along(
+    inverse_loss, inverse_slope, inverse, _ = _along(
         "inverse", (layer, y, full), (layer_t, y_t, context_t)
     )
     back, inverse_log_det = (out[0] for out in inverse)
@@ -135,6 +138,7 @@ def _evaluate(layer, free, context, tangents):
         "broadcast": None if context is None else _both_ways(layer, x, context),
         "loss": {"forward": loss, "inverse": inverse_loss},
         "slope": {"forward": slope[0], "inverse": inverse_slope[0]},
+        "has_effect": jax.tree.map(lambda g: g[0] != 0, gradient),
     }
 
 

@@ -149,6 +149,17 @@ def test_equality_is_that_of_all_parameters(layer):
     assert equal(layer, layer)
 
 
+def test_traced_parameters_are_equal_to_themselves_alone(x64):
+    layer = table.build("layer:affine_coupling")
+
+    def compare(layer, other):
+        same = jax.tree.map(lambda leaf: leaf, layer)
+        assert layer.eq(same, static=True) is True
+        assert layer.eq(other, static=True) is False
+
+    jax.eval_shape(compare, layer, layer)
+
+
 def test_stacked_parameters_can_be_vmapped(layer, result):
     points = [0, NUM_POINTS]  # a central and a tail point of the first context
     if layer.context_shape is not None:
@@ -223,6 +234,11 @@ def test_the_log_det_uses_the_cheap_direction():
     assert not has_loop(layer)
     assert not has_loop(layer.inv)
     assert not has_loop(fd.Chain([layer, fd.Reverse((4,))]))
+
+
+def test_only_transforms_are_foreign_layers():
+    with pytest.raises(TypeError, match="`transform` must be .* got str"):
+        fd.Foreign("exp")
 
 
 def test_a_stack_is_a_sequence_of_its_layers():

@@ -91,3 +91,8 @@ CONV = drawn(lambda key: Conv(key, 1, 2))
 def test_refused(options, error, match):
     with pytest.raises(error, match=match):
         fd.ConvCoupling(KEY, **{"event_shape": (4, 4, 2), **options})
+
+
+def test_two_pixels_are_enough_for_a_checkerboard():
+    layer = jax.eval_shape(lambda key: fd.ConvCoupling(key, (1, 2, 2), mask="checkerboard"), KEY)
+    assert layer.event_shape == (1, 2, 2)

@@ -1,5 +1,6 @@
 """Log-determinants, inverses and gradients of every bijector, against mathematics in float64."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -71,12 +72,29 @@ def test_contexts_broadcast_against_samples(result):
         )
 
 
+def skip_exempt(entry, test):
+    if test in entry.exempt:
+        pytest.skip(entry.exempt[test])
+
+
+def test_every_parameter_has_an_effect(result, entry):
+    skip_exempt(entry, "every parameter has an effect")
+    layer, *_ = result.has_effect
+    for path, has_effect in jax.tree_util.tree_flatten_with_path(layer)[0]:
+        assert has_effect.any(), jax.tree_util.keystr(path)
+
+
+def test_every_element_of_a_context_has_an_effect(result):
+    if result.broadcast is None:
+        pytest.skip("takes no context")
+    _, _, context = result.has_effect
+    assert context[0].all()  # those of the central points, which the loss is of
+
+
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_gradients_equal_finite_differences(result, entry, direction):
     """In the input, the parameters and the context, along a random direction."""
-    reason = entry.exempt.get(f"finite differences of the {direction}")
-    if reason:
-        pytest.skip(reason)
+    skip_exempt(entry, f"finite differences of the {direction}")
     loss = dict(zip(STEPS, result.loss[direction], strict=True))
     # Extrapolated (Richardson), because a chain of splines curves enough for the plain one to err.
     near, far = ((loss[step] - loss[-step]) / (2 * step) for step in (5e-8, 1e-7))

@@ -2,7 +2,7 @@
 
 import flowdists as fd
 from flowdists.transformers import Affine as AffineTransformer
-from tests.table.layers import autoregressive, coupling
+from tests.table.layers import OF_ONE_DIMENSION, autoregressive, coupling
 from tests.table.record import Entry
 from tests.table.sizes import SMALL, SPLINE
 
@@ -57,6 +57,7 @@ CONDITIONAL_LAYERS = (
         "conditional:autoregressive_1d",
         fd.MaskedAutoregressive,
         lambda key: autoregressive(key, size=1, context_shape=(2,)),
+        exempt=OF_ONE_DIMENSION,
     ),
     Entry(
         "conditional:autoregressive_residual_spline",

@@ -64,6 +64,7 @@ def chain_to_support(key: jax.Array) -> fd.Bijector:
     return fd.Chain([fd.RationalQuadraticSpline((3,)), fd.to_support(box)])
 
 
+OF_ONE_DIMENSION = {"every parameter has an effect": "one dimension depends on no other"}
 ON_A_SIMPLEX = {"finite differences of the inverse": "a step would leave the simplex"}
 
 LAYERS = (
@@ -103,7 +104,12 @@ LAYERS = (
         fd.LULinear,
         lambda key: fd.LULinear(key, (4,), start="rotation"),
     ),
-    Entry("layer:lu_linear_1d", fd.LULinear, lambda key: fd.LULinear(key, (1,))),
+    Entry(
+        "layer:lu_linear_1d",
+        fd.LULinear,
+        lambda key: fd.LULinear(key, (1,)),
+        exempt=OF_ONE_DIMENSION,
+    ),
     Entry("layer:lu_linear_matrix", fd.LULinear, lambda key: fd.LULinear(key, (2, 2))),
     Entry(
         "layer:householder",
@@ -175,6 +181,7 @@ LAYERS = (
         "layer:autoregressive_1d",
         fd.MaskedAutoregressive,
         lambda key: autoregressive(key, size=1),
+        exempt=OF_ONE_DIMENSION,
     ),
     Entry(
         "layer:autoregressive_order",
