@@ -24,7 +24,10 @@ def draw_like(shapes: Any, scale: float, seed: int = 0) -> Any:
     """A pytree of normal draws times ``scale``, of these shapes and dtypes."""
     draws = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(scale * draws.normal(size=leaf.shape), leaf.dtype), shapes
+        lambda leaf: jnp.asarray(
+            np.asarray(scale * draws.normal(size=leaf.shape), leaf.dtype)  # rounded by NumPy, too
+        ),
+        shapes,
     )
 
 

@@ -191,6 +191,34 @@ def test_shapes_and_constraints(layer):
         assert layer.inverse_shape((2, *layer.event_shape_out)) == shape
 
 
+def test_a_chain_has_the_sides_of_its_ends():
+    images = jax.eval_shape(table.EVERY["layer:multi_scale"].make, jax.random.key(0))
+    chain = fd.Chain([fd.Affine(jnp.zeros(16), jnp.ones(16)), images])
+    assert chain.event_ndims_in == 1
+    assert chain.event_ndims_out == 3
+    assert chain.domain == constraints.real_vector
+    assert chain.codomain.event_dim == 3
+
+
+def test_wrappers_have_the_sides_of_what_they_hold():
+    layer = fd.Chain(
+        [
+            fd.AffineCoupling(jax.random.key(0), (2,), context_shape=(1,), **table.SMALL),
+            fd.to_support(constraints.positive),
+        ]
+    )
+    wrapped = fd.Conditioned(layer, np.ones(1))
+    assert str(wrapped.domain) == str(layer.domain)
+    assert str(wrapped.codomain) == str(layer.codomain) != str(layer.domain)
+
+
+def test_equality_asks_all_parameters():
+    layer = fd.Affine(jnp.zeros(2), jnp.ones(2))
+    other = fd.Affine(jnp.zeros(2), jnp.array([1.0, 2.0]))
+    assert not layer.eq(other)
+    assert not layer.eq(other, static=True)
+
+
 def test_unbounded_layers_use_numpyro_singletons():
     assert fd.Affine(jnp.array(0.0), jnp.array(1.0)).domain is constraints.real
     assert fd.ActNorm((3,)).codomain is constraints.real_vector
@@ -237,7 +265,7 @@ def test_the_log_det_uses_the_cheap_direction():
 
 
 def test_only_transforms_are_foreign_layers():
-    with pytest.raises(TypeError, match="`transform` must be .* got str"):
+    with pytest.raises(TypeError, match=r"`transform` must be .* got str"):
         fd.Foreign("exp")
 
 

@@ -100,7 +100,7 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("affine_scalar", "elementwise", "spline_scalar", "permute", "reverse"),
         (),
     ),
-    "bijectors/embedded": (("embedded",), ("tests/flows/test_recipe_options.py",)),
+    "bijectors/embedded": (("embedded",), ("tests/flows/test_recipe_*.py",)),
     "bijectors/foreign": (("foreign", "support"), ()),
     "bijectors/image_prior": (("split_prior", "top_prior"), ("tests/images/test_latents.py",)),
     "bijectors/inverse": (("inverse",), ()),

@@ -60,7 +60,9 @@ def perturb(key: jax.Array, tree, scale: float = 0.5):
     """Every parameter moved by a normal draw of standard deviation ``scale``."""
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf + scale * draws.normal(size=leaf.shape), leaf.dtype),
+        lambda leaf: jnp.asarray(
+            np.asarray(leaf + scale * draws.normal(size=leaf.shape), leaf.dtype)
+        ),
         jax.tree.map(np.asarray, tree),
     )
 
