@@ -191,6 +191,12 @@ def test_shapes_and_constraints(layer):
         assert layer.inverse_shape((2, *layer.event_shape_out)) == shape
 
 
+def test_shapes_of_a_foreign_layer_that_changes_them():
+    simplex = fd.to_support(constraints.simplex)
+    assert simplex.forward_shape((5, 2)) == (5, 3)
+    assert simplex.inverse_shape((5, 3)) == (5, 2)
+
+
 def test_a_chain_has_the_sides_of_its_ends():
     images = jax.eval_shape(table.EVERY["layer:multi_scale"].make, jax.random.key(0))
     chain = fd.Chain([fd.Affine(jnp.zeros(16), jnp.ones(16)), images])
@@ -264,6 +270,16 @@ def test_the_log_det_uses_the_cheap_direction():
     assert not has_loop(fd.Chain([layer, fd.Reverse((4,))]))
 
 
+def test_a_stack_takes_a_function_that_makes_layers():
+    with pytest.raises(TypeError, match=r"`make_layer` must be .* got Reverse"):
+        fd.Repeat(jax.random.key(0), fd.Reverse((3,)), 2)
+
+
+def test_linear_layers_start_at_what_is_known():
+    with pytest.raises(ValueError, match="`start` must be one of"):
+        fd.LULinear(jax.random.key(0), (3,), start="orthogonal")
+
+
 def test_only_transforms_are_foreign_layers():
     with pytest.raises(TypeError, match=r"`transform` must be .* got str"):
         fd.Foreign("exp")
@@ -310,6 +326,14 @@ class TestAuthors:
 
         with pytest.raises(TypeError, match="inverse_and_log_det"):
             Half((2,))
+
+    def test_half_a_layer_needs_no_event_shape(self):
+        class OneWay(fd.Bijector):
+            def inverse_and_log_det(self, y, context=None):
+                return y, jnp.zeros(y.shape[:-1])
+
+        with pytest.raises(TypeError, match="forward_and_log_det"):
+            OneWay()
 
     @pytest.mark.parametrize("shape", [(), (2,)])
     def test_a_log_det_of_another_shape_is_broadcast_or_refused(self, shape):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import flowdists as fd
-from tests.draws import normal
+from tests import table
+from tests.draws import drawn, normal
 from tests.tolerances import AGREE_F32
 
 
@@ -78,3 +79,20 @@ def test_latents_that_do_not_fit_are_refused():
         layer.flatten([fine])
     with pytest.raises(ValueError, match=r"`latents\[0\]` has shape \(5, 2, 2, 8\), expected"):
         layer.flatten([coarse, fine])
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 1), (4, 3, 1)])
+def test_squeezing_needs_sides_that_the_factor_divides(shape):
+    with pytest.raises(ValueError, match="`factor` 2 must divide height and width"):
+        fd.Squeeze(shape)
+
+
+def test_the_support_of_layers_on_both_sides_of_an_image():
+    images = drawn(table.EVERY["layer:multi_scale"].make)
+    layers = [fd.Affine(np.zeros(16, np.float32), np.ones(16, np.float32)), images]
+    flow = fd.Flow(fd.StandardUniform((16,)), fd.Chain([*layers, fd.PixelLogit((4, 4, 1))]))
+    inside, outside = jax.jit(lambda x: (flow.support(x), flow.support(x + 2.0)))(
+        flow.sample(jax.random.key(0), (3,))
+    )
+    np.testing.assert_array_equal(inside, [True] * 3)
+    np.testing.assert_array_equal(outside, [False] * 3)

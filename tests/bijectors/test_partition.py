@@ -1,8 +1,10 @@
 """Which elements a coupling changes: those that its mask says."""
 
+import jax
 import numpy as np
 import pytest
 
+import flowdists as fd
 from tests.bijectors.evaluation import evaluation
 
 ODD = np.indices((2, 3)).sum(0) % 2 == 1
@@ -25,3 +27,8 @@ def test_what_the_mask_keeps_is_kept(name):
     result = evaluation(name)
     changed = (result.batched["y"] != result.x).any((0, 1))
     np.testing.assert_array_equal(changed, CHANGED[name])
+
+
+def test_one_element_cannot_be_split():
+    with pytest.raises(ValueError, match=r"at least 2 elements.* autoregressive"):
+        fd.AffineCoupling(jax.random.key(0), (1,))
