@@ -96,3 +96,10 @@ def test_refused(options, error, match):
 def test_two_pixels_are_enough_for_a_checkerboard():
     layer = jax.eval_shape(lambda key: fd.ConvCoupling(key, (1, 2, 2), mask="checkerboard"), KEY)
     assert layer.event_shape == (1, 2, 2)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_default_network_is_the_one_asked_for(residual):
+    make = lambda key: fd.ConvCoupling(key, (4, 4, 2), residual=residual, hidden_channels=4)
+    expected = fd.ResidualConvNet if residual else fd.ConvNet
+    assert isinstance(jax.eval_shape(make, KEY).conditioner, expected)
