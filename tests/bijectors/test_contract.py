@@ -206,6 +206,17 @@ def test_a_chain_has_the_sides_of_its_ends():
     assert chain.codomain.event_dim == 3
 
 
+def test_layers_of_a_chain_take_one_context():
+    layers = [
+        jax.eval_shape(
+            lambda key, n=n: fd.AffineCoupling(key, (2,), context_shape=(n,)), jax.random.key(0)
+        )
+        for n in (1, 2)
+    ]
+    with pytest.raises(ValueError, match=r"Chain: .* one context shape, got \[\(1,\), \(2,\)\]"):
+        fd.Chain(layers)
+
+
 def test_wrappers_have_the_sides_of_what_they_hold():
     layer = fd.Chain(
         [
