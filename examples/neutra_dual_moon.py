@@ -67,7 +67,7 @@ def report(name: str, mcmc: numpyro.infer.MCMC, z: np.ndarray) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=3000, help="training steps of the guide")
+    parser.add_argument("--steps", type=int, default=6000, help="training steps of the guide")
     parser.add_argument("--draws", type=int, default=4000)
     parser.add_argument("--output", type=Path, default=Path())
     args = parser.parse_args()
