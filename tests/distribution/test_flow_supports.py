@@ -285,13 +285,6 @@ class TestSupports:
         assert_density_inside_alone(flow, inside, outside)
 
 
-def test_no_density_off_a_simplex():
-    flow = fd.Flow(fd.StandardNormal((2,)), fd.to_support(constraints.simplex), validate_args=False)
-    on, off = np.asarray(flow.log_prob(jnp.array([[0.2, 0.3, 0.5], [0.2, 0.2, 0.2]])))
-    assert np.isfinite(on)
-    assert off == -np.inf
-
-
 def test_a_bounded_layer_and_its_inverse_are_onto_all_numbers():
     pixels = fd.PixelLogit((2, 3))
     flow = fd.Flow(fd.StandardNormal((2, 3)), fd.Chain([pixels, pixels.inv]))
