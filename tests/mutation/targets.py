@@ -70,6 +70,8 @@ class Stage:
 # By file of the package: the entries of `tests/table` that exercise it, and its own test files.
 _LAYERS = "tests/bijectors/test_log_det.py"
 _CONTRACT = "tests/bijectors/test_contract.py"
+_FRAMEWORKS = "tests/bijectors/test_frameworks.py"
+_SIDES = "tests/bijectors/test_sides.py"
 _AUTOREGRESSIVE = "tests/bijectors/test_autoregressive.py"
 _CONDITIONING = "tests/conditioning/test_given_*.py"
 _SUPPORTS = "tests/distribution/test_flow_supports.py"
@@ -83,8 +85,17 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bijectors/_reversible": (("repeat",), ("tests/bijectors/test_repeat_memory.py",)),
     "bijectors/_sweep": (("autoregressive",), (_AUTOREGRESSIVE,)),
     "bijectors/autoregressive": (("autoregressive",), (_AUTOREGRESSIVE,)),
-    "bijectors/base": (("affine_scalar", "conditional:affine_coupling", "chain"), (_CONTRACT,)),
-    "bijectors/chain": (("chain",), ("tests/bijectors/test_data_init.py", _CONTRACT)),
+    "bijectors/base": (
+        ("affine_scalar", "conditional:affine_coupling", "chain"),
+        (
+            *(_CONTRACT, _FRAMEWORKS, _SIDES),
+            *("tests/bijectors/test_authors.py", "tests/bijectors/test_misuse.py"),
+        ),
+    ),
+    "bijectors/chain": (
+        ("chain",),
+        ("tests/bijectors/test_data_init.py", _SIDES, _FRAMEWORKS, _CONTRACT),
+    ),
     "bijectors/concatenated": (("concatenated",), (_CONDITIONING,)),
     "bijectors/conditioned": (
         ("conditional:affine_coupling",),
@@ -101,7 +112,7 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (),
     ),
     "bijectors/embedded": (("embedded",), ("tests/flows/test_recipe_*.py",)),
-    "bijectors/foreign": (("foreign", "support"), ()),
+    "bijectors/foreign": (("foreign", "support"), (_SIDES,)),
     "bijectors/image_prior": (("split_prior", "top_prior"), ("tests/images/test_latents.py",)),
     "bijectors/inverse": (("inverse",), ("tests/bijectors/test_data_init.py",)),
     "bijectors/linear": (("lu_linear", "conv_1x1", "householder"), ()),

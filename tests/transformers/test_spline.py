@@ -8,48 +8,22 @@ import numpy as np
 import pytest
 
 from flowdists.transformers import RationalQuadratic
-from tests.transformers import evaluation
-
-LINEAR = RationalQuadratic()
-CIRCULAR = RationalQuadratic(tails="circular")
-SMALL = RationalQuadratic(num_bins=2, bound=1.5, min_width=0.1, min_height=0.05, min_slope=0.2)
-LARGE = RationalQuadratic(num_bins=16, bound=10.0, tails="circular")
-pytestmark = pytest.mark.usefixtures("x64")
-
-SPLINES = [LINEAR, CIRCULAR, SMALL, LARGE]
-DIRECTIONS = ["forward", "inverse"]
-
-each_spline = pytest.mark.parametrize(
-    "spline", SPLINES, ids=["linear", "circular", "small", "large"]
+from tests.transformers.splines import (
+    CIRCULAR,
+    LINEAR,
+    draw_inputs,
+    draw_params,
+    each_direction,
+    each_spline,
+    each_tails,
+    evaluate,
+    special_points,
+    spline_bins,
+    tile,
+    values_and_gradients,
 )
-each_tails = pytest.mark.parametrize("spline", [LINEAR, CIRCULAR], ids=["linear", "circular"])
-each_direction = pytest.mark.parametrize("direction", DIRECTIONS)
 
-
-def draw_params(spline, shape, scale=1.5, seed=0, dtype=np.float64):
-    rng = np.random.default_rng(seed)
-    return (scale * rng.standard_normal((spline.num_params, *shape))).astype(dtype)
-
-
-def draw_inputs(spline, n, seed=1):
-    """Inputs inside the bounds, and for linear tails as many outside of them."""
-    reach = 2.0 if spline.tails == "linear" else 0.999
-    return np.random.default_rng(seed).uniform(-reach * spline.bound, reach * spline.bound, n)
-
-
-def spline_bins(spline, params):
-    """Knots and slopes of one spline, from the definition, ``params`` of shape (P,)."""
-    k, bound = spline.num_bins, spline.bound
-
-    def knots(logits, minimum):
-        weights = np.exp(logits - logits.max())
-        sizes = minimum + (1 - k * minimum) * weights / weights.sum()
-        return np.concatenate([[-bound], -bound + 2 * bound * np.cumsum(sizes)])
-
-    raw = params[2 * k :]
-    raw = np.append(raw, raw[0]) if spline.tails == "circular" else np.pad(raw, 1)
-    slopes = spline.min_slope + (1 - spline.min_slope) * np.logaddexp(raw, 0) / np.log(2)
-    return knots(params[:k], spline.min_width), knots(params[k : 2 * k], spline.min_height), slopes
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def reference_forward(spline, x, params):
@@ -66,38 +40,6 @@ def reference_forward(spline, x, params):
     y = ys[i] + height * (s * xi**2 + slopes[i] * xi * (1 - xi)) / denominator
     numerator = slopes[i + 1] * xi**2 + 2 * s * xi * (1 - xi) + slopes[i] * (1 - xi) ** 2
     return y, np.log(s**2 * numerator / denominator**2)
-
-
-def special_points(spline, params):
-    """Zero, the bounds and their neighbours, far values, and the exact knots of both axes."""
-    bound = spline.bound
-    near = np.concatenate([bound * (1 + e * np.array([-1, 1])) for e in (1e-3, 1e-6, 1e-12)])
-    points = np.concatenate([[0.0, bound, 1e3, 1e6], near])
-    xs, ys, _ = spline_bins(spline, params)
-    return np.concatenate([points, -points, xs, ys])
-
-
-def neighbours(dtype, bound):
-    """The bounds and the floating-point numbers next to them."""
-    bound = dtype(bound)
-    ends = [np.nextafter(bound, dtype(0)), bound, np.nextafter(bound, dtype(np.inf))]
-    return np.array(ends + [-e for e in ends], dtype)
-
-
-def tile(params, n):
-    return np.repeat(params[:, None], n, axis=1)
-
-
-def values_and_gradients(spline, direction, x, params):
-    """As the function of this name, padded to one length: so there is one program for all."""
-    size, padding = len(x), [(0, 512 - len(x))]
-    padded = np.pad(x, padding, "edge"), np.pad(params, [(0, 0), *padding], "edge")
-    results = evaluation.values_and_gradients(spline, direction, *padded)
-    return jax.tree.map(lambda leaf: leaf[..., :size], results)
-
-
-def evaluate(spline, direction, x, params):
-    return values_and_gradients(spline, direction, x, params)[0]
 
 
 @each_spline
@@ -223,81 +165,6 @@ def test_circular_is_periodic_with_a_common_slope(direction):
     np.testing.assert_allclose(log_slope, sign * np.log(slope), atol=1e-6)
 
 
-def extreme_params(spline, dtype):
-    """Random parameters, random signs times a size, and each block alone at a size."""
-    rng = np.random.default_rng(3)
-    k, p = spline.num_bins, spline.num_params
-    columns = [rng.standard_normal(p), 5 * rng.standard_normal(p)]
-    for size in (50.0, 1e3):
-        columns += [size * rng.choice([-1, 1], p) for _ in range(4)]
-        columns += [np.full(p, size), np.full(p, -size)]
-        for block in (slice(0, k), slice(k, 2 * k), slice(2 * k, p)):
-            column = np.zeros(p)
-            column[block] = size * rng.choice([-1, 1], len(column[block]))
-            columns.append(column)
-    return np.stack(columns).astype(dtype)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@each_spline
-@each_direction
-def test_always_finite(spline, direction, dtype):
-    for params in extreme_params(spline, dtype):
-        points = special_points(spline, params.astype(np.float64)).astype(dtype)
-        x = np.concatenate([points, neighbours(dtype, spline.bound), draw_inputs(spline, 50)])
-        results = values_and_gradients(spline, direction, x.astype(dtype), tile(params, len(x)))
-        for result in jax.tree.leaves(results):
-            assert result.dtype == dtype
-            assert np.all(np.isfinite(result)), params
-
-
-@pytest.mark.parametrize("scale", [1.0, 50.0, 1e3])
-@each_spline
-@each_direction
-def test_float32_is_as_good_as_its_rounding(spline, direction, scale):
-    """The float32 result lies between the exact results at inputs a few roundings away.
-
-    This is the most one can ask where the slope is 1e6 or 1e-6, and the map being increasing,
-    it needs no condition number.
-    """
-    bound = spline.bound
-    x = np.linspace(-0.9999 * bound, 0.9999 * bound, 500).astype(np.float32)
-    params = draw_params(spline, x.shape, scale, dtype=np.float32)
-    y, _ = evaluate(spline, direction, x, params)
-    slack = 40 * np.finfo(np.float32).eps * bound
-    inside = lambda x: np.clip(x.astype(np.float64), -bound, bound)
-    low, high = (
-        evaluate(spline, direction, inside(x + shift), params.astype(np.float64))[0]
-        for shift in (-slack, slack)
-    )
-    assert np.all(low - slack <= y) and np.all(y <= high + slack)
-
-
-@each_tails
-@pytest.mark.parametrize("scale", [0.1, 1.0])
-def test_float32_round_trip_through_sixteen_layers(spline, scale):
-    """The error is a few roundings, each magnified by what the layers after it contract.
-
-    Where that is more than the digits that float32 has, as for two thirds of the inputs at
-    ``scale = 1``, the input is lost to any algorithm.
-    """
-    x = draw_inputs(spline, 512).astype(np.float32)
-    layers = [draw_params(spline, x.shape, scale, seed, np.float32) for seed in range(16)]
-    y, log_slope, magnified = x, 0.0, 1.0
-    for params in layers:
-        y, increment = evaluate(spline, "forward", y, params)
-        log_slope = log_slope + increment
-        magnified = magnified + np.exp(-log_slope)
-    for params in reversed(layers):
-        y, _ = evaluate(spline, "inverse", y, params)
-    roundings = np.finfo(np.float32).eps * spline.bound * magnified
-    resolved = roundings < 1e-2
-    assert np.mean(resolved) > (0.99 if scale < 1 else 0.3)
-    assert np.all(np.abs(y - x)[resolved] <= 2 * roundings[resolved])
-    if scale < 1:
-        assert np.max(np.abs(y - x)) < 1e-5
-
-
 @each_direction
 @pytest.mark.parametrize("tails", ["linear", "circular"])
 def test_first_and_second_derivatives_are_finite_differences(tails, direction):
@@ -327,26 +194,6 @@ def test_first_and_second_derivatives_are_finite_differences(tails, direction):
         difference = np.moveaxis((values[:, 0] - values[:, 1]) / 2e-6, 1, -1)
         np.testing.assert_allclose(exact, difference, **tolerances)
     np.testing.assert_allclose(hessian, hessian.swapaxes(-1, -2), atol=1e-9)
-
-
-@each_tails
-@each_direction
-def test_second_derivatives_are_finite_at_special_points(spline, direction):
-    apply = getattr(spline, direction)
-
-    @jax.jit
-    def derivatives_of_gradients(x, params):
-        def gradients(x, params):
-            _, pullback = jax.vjp(apply, x, params)
-            one, zero = jnp.ones_like(x), jnp.zeros_like(x)
-            return pullback((one, zero)), pullback((zero, one))
-
-        return jax.jvp(gradients, (x, params), (jnp.ones_like(x), jnp.ones_like(params)))[1]
-
-    for params in extreme_params(spline, np.float64):
-        x = special_points(spline, params)
-        results = derivatives_of_gradients(x, tile(params, len(x)))
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(results))
 
 
 @each_tails
