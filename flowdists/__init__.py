@@ -16,31 +16,27 @@ from flowdists.bijectors import (
     Concatenated,
     Conditioned,
     ContextElementwise,
-    ConvCoupling,
     Coupling,
     Elementwise,
     Embedded,
     Foreign,
     Householder,
     Inverse,
-    InvertibleConv1x1,
     LULinear,
     MaskedAutoregressive,
-    MultiScale,
     Permute,
-    PixelLogit,
     RationalQuadraticSpline,
     Repeat,
     Reverse,
     SplineCoupling,
-    SplitPrior,
-    Squeeze,
-    TopPrior,
+    Support,
+    Wrapper,
     static,
     to_support,
 )
-from flowdists.conditioning import given
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.conditionals.given import given
+from flowdists.flow import Flow
 from flowdists.flows import (
     IAF,
     MAF,
@@ -53,7 +49,16 @@ from flowdists.flows import (
     glow_step,
 )
 from flowdists.images import (
+    ConvCoupling,
+    ConvNet,
     DiscreteImages,
+    InvertibleConv1x1,
+    MultiScale,
+    PixelLogit,
+    ResidualConvNet,
+    SplitPrior,
+    Squeeze,
+    TopPrior,
     VariationalDequantizer,
     bits_per_dim,
     dequantize,
@@ -76,7 +81,7 @@ from flowdists.infer import (
     uniformity_pvalues,
 )
 from flowdists.io import load, save
-from flowdists.networks import MADE, MLP, ConvNet, DeepSets, ResidualConvNet, ResidualMLP
+from flowdists.networks import MADE, MLP, DeepSets, ResidualMLP
 from flowdists.sbi import (
     Amortized,
     Simulator,
@@ -151,10 +156,12 @@ __all__ = [
     "StandardLogistic",
     "StandardNormal",
     "StandardUniform",
+    "Support",
     "TopPrior",
     "Transformer",
     "Truncated",
     "VariationalDequantizer",
+    "Wrapper",
     "amortize",
     "amortize_likelihood",
     "amortize_truncated",

@@ -13,12 +13,6 @@ import numpy as np
 
 Shape = tuple[int, ...]
 
-_CONTINUOUS = (
-    "keep images of levels 0 to 255 as uint8, and make them continuous by `flowdists.dequantize` "
-    "(in `fit`, `transform=flowdists.dequantize`), or without noise by "
-    "`flowdists.images.from_uint8`"
-)
-
 
 def float_array(caller: str, argument: str, value: Any) -> jax.Array:
     """``value`` as a floating-point JAX array."""
@@ -29,10 +23,11 @@ def float_array(caller: str, argument: str, value: Any) -> jax.Array:
             f"{caller}: `{argument}` must be a floating-point array, got {type(value).__name__}"
         ) from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        hint = f"convert it first, as in `{argument}.astype(float)`"
+        is_level = array.dtype == jnp.uint8
+        hint = "levels need `flowdists.dequantize`" if is_level else f"`{argument}.astype(float)`"
         raise TypeError(
-            f"{caller}: `{argument}` must have a floating-point dtype, got {array.dtype}; "
-            f"{_CONTINUOUS if array.dtype == jnp.uint8 else hint}"
+            f"{caller}: `{argument}` must have a floating-point dtype, got {array.dtype}; convert "
+            f"it first: {hint}"
         )
     return array
 
@@ -45,20 +40,6 @@ def no_nan(caller: str, argument: str, value: Any) -> None:
     if undefined:
         raise ValueError(
             f"{caller}: `{argument}` must not hold NaN, got {undefined} NaN of {np.size(value)}"
-        )
-
-
-def pixels(caller: str, argument: str, value: Any) -> None:
-    """``value``, floating point, is not known to hold NaN, or levels 0 to 255 cast to floats."""
-    no_nan(caller, argument, value)
-    if isinstance(value, jax.core.Tracer) or value.size == 0:
-        return
-    values = np.asarray(value)
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and 1 < high <= 255 and (values == np.floor(values)).all():
-        raise ValueError(
-            f"{caller}: `{argument}` must hold continuous pixels, got levels, whole numbers up to "
-            f"{high:g}; {_CONTINUOUS}"
         )
 
 
@@ -132,16 +113,6 @@ def integers(caller: str, argument: str, value: Any) -> tuple[int, ...]:
         raise TypeError(
             f"{caller}: `{argument}` must be a sequence of ints, got {value!r}"
         ) from None
-
-
-def image_shape(caller: str, value: Any) -> Shape:
-    """``value``, the argument `event_shape`, as height, width and channels."""
-    sizes = shape(caller, "event_shape", value)
-    if len(sizes) != 3:
-        raise ValueError(
-            f"{caller}: `event_shape` must be (height, width, channels), got {tuple(sizes)}"
-        )
-    return sizes
 
 
 def optional_shape(caller: str, argument: str, value: Any) -> Shape | None:

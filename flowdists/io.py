@@ -23,7 +23,8 @@ from flowdists._base_spec import BaseSpec, build_base, describe_base
 from flowdists._container import pack, unpack, write_atomically
 from flowdists._names import named_leaves
 from flowdists.bijectors.base import Bijector
-from flowdists.distribution import ConditionalFlow, Flow, Recipe
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow, Recipe
 from flowdists.flows.recipe import RECIPES
 
 AnyFlow = Flow | ConditionalFlow

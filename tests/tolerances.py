@@ -13,9 +13,6 @@ ROUND_TRIP_F32 = 1e-4  # rounding (6e-8) times the condition number of a deep fl
 LOG_DET_F32 = 1e-4  # as above: the log-determinant is evaluated at the point reached
 AGREE_F32 = 1e-6  # one quantity computed in two ways that round alike (batched, looped, vmapped)
 
-COMPENSATED_F32 = 2.0**-40  # values of two floats (48 bits), after a few operations
-COMPENSATED_LAYER_F32 = 1e-9  # a layer undone: systems refined once, condition numbers up to 100
-COMPENSATED_PRODUCT_F32 = 2.0**-36  # their matrix product, for each of its terms: shorter factors
 RECONSTRUCTION_F32 = 1e-3  # in grey levels of 256: rounding the latents (6e-8), magnified
 INVERTED_GRADIENT_F32 = 5e-3  # 32 layers' inputs computed back from their outputs, each rounded
 INVERTED_GLOW_GRADIENT_F32 = 2e-5  # the same, where rounding errors are carried along

@@ -1,36 +1,31 @@
 """The contract: one object that is a NumPyro transform, a distrax bijector and a pytree.
 
 An author of a layer writes two methods, :meth:`Bijector.forward_and_log_det` and
-:meth:`Bijector.inverse_and_log_det`, and declares the fields of the class. Everything that NumPyro,
-distrax and JAX ask of such an object is derived here, once.
+:meth:`Bijector.inverse_and_log_det`, and declares the fields of the class. What NumPyro and distrax
+ask of such an object is derived from these in ``_protocols.py``.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
-import distrax
 import jax
-import jax.numpy as jnp
-import numpy as np
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from flowdists import _check
-from flowdists._compensated import Compensated, carries_errors, compensated, rounded
-from flowdists._pytree import describe, make_pytree_class, static
+from flowdists._constraints import is_number, is_real, lift_constraint, same
+from flowdists._pytree import make_pytree_class, static
+from flowdists.bijectors._checked import Array, Direction, checked
+from flowdists.bijectors._protocols import Protocols, Shape
 
-Array = jax.Array
-Shape = tuple[int, ...]
-Direction = Literal["forward", "inverse"]
+__all__ = ["Array", "Bijector", "Direction", "Shape"]
 
 
 @dataclass_transform(eq_default=False, field_specifiers=(static,))
-class Bijector(Transform, distrax.Bijector):
+class Bijector(Protocols):
     r"""An invertible, differentiable map with a tractable log-determinant of its Jacobian.
 
     ``forward`` takes the base to the data (sampling), ``inverse`` the data to the base (density),
@@ -66,33 +61,20 @@ class Bijector(Transform, distrax.Bijector):
       context_shape: shape of one context, or None for a layer that takes none.
       cheap_direction: the direction that costs one evaluation of a layer's network. NumPyro's
         ``log_abs_det_jacobian`` uses it.
+      is_trainable: False for another library's transform, whose numbers are configuration.
     """
 
-    if TYPE_CHECKING:  # a subclass makes each a field or a property
-
-        @property
-        def event_shape(self) -> Any: ...
-
-        @property
-        def context_shape(self) -> Any: ...
-
-    else:
-        context_shape = None
-
-    # Whether the two methods take `Compensated` values as well as arrays; others get them rounded.
-    _carries_errors: ClassVar[bool] = False
+    # False for configuration: another library's transform, whose numbers must not be trained.
+    is_trainable: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # NumPyro would register a pytree that lacks key paths; skip it, register once ourselves.
         super(Transform, cls).__init_subclass__(**kwargs)
-        methods: dict[str, Direction] = {
-            "forward_and_log_det": "forward",
-            "inverse_and_log_det": "inverse",
-        }
-        cls._carries_errors = carries_errors(cls, methods)
-        for name, direction in methods.items():
+        directions: tuple[Direction, ...] = ("forward", "inverse")
+        for direction in directions:
+            name = f"{direction}_and_log_det"
             if name in cls.__dict__:
-                setattr(cls, name, _checked(cls.__dict__[name], direction))
+                setattr(cls, name, checked(cls.__dict__[name], direction))
         make_pytree_class(cls)
         if cls._is_concrete() and not _declares(cls, "event_shape"):
             raise TypeError(
@@ -147,228 +129,63 @@ class Bijector(Transform, distrax.Bijector):
         """
         return self, getattr(self, f"{direction}_and_log_det")(value, context)[0]
 
-    @property
-    def event_shape_out(self) -> Any:
-        """Shape of one event on the data side."""
-        return self.event_shape
+    # What a layer states about its structure. The defaults are right for a layer without parts;
+    # combinators forward these questions, and so does a `Wrapper`.
 
     @property
-    def cheap_direction(self) -> Direction:
-        """The direction that needs a single evaluation of the layer's network."""
-        return "forward"
-
-    # NumPyro's protocol.
+    def composition(self) -> tuple[Bijector, ...]:
+        """The bijectors of which this one is the composition, base side first."""
+        return (self,)
 
     @property
-    def domain(self) -> constraints.Constraint:
-        """Where inputs of ``forward`` live."""
-        return real_constraint(self.event_ndims_in)
+    def latent_shapes(self) -> tuple[Shape, ...] | None:
+        """The shapes of the pieces of which an event on the base side consists, or None for one.
 
-    @property
-    def codomain(self) -> constraints.Constraint:
-        """Where outputs of ``forward`` live: the support of a flow that ends in this layer."""
-        return real_constraint(self.event_ndims_out)
+        Such an event is a vector: the pieces, flattened, one after the other.
+        """
+        return None
 
-    @property
-    def inv(self) -> Bijector:
-        """The inverse map, a Bijector; ``t.inv.inv is t``."""
-        from flowdists.bijectors.inverse import Inverse
+    def image_of(
+        self, constraint: constraints.Constraint, direction: Direction = "forward"
+    ) -> constraints.Constraint | None:
+        """The set onto which the map takes the set ``constraint``, or None if it is not known.
 
-        return Inverse(self)
+        It is known where ``constraint`` fills the domain: then it is the codomain, if the bounds of
+        that are numbers. (Bounds that are arrays may depend on other variables.)
+        """
+        domain, codomain = self._constraint_sides(direction)
+        before, after = self._event_ndims(direction)
+        event_dim = constraint.event_dim
+        is_filled = is_real(constraint) or same(constraint, lift_constraint(domain, event_dim))
+        if not is_filled or not all(map(is_number, jax.tree.leaves(codomain))):
+            return None
+        return lift_constraint(codomain, event_dim + after - before)
 
-    def __call__(self, x: Array) -> Array:
-        return self.forward_and_log_det(x)[0]
+    def resolve_context(self, context: Array) -> tuple[Bijector, Array]:
+        """The layer behind an embedding of its context, and the embedded ``context``.
 
-    def _inverse(self, y: Array) -> Array:
-        return self.inverse_and_log_det(y)[0]
+        Without an embedding: the layer itself, and ``context``.
+        """
+        return self, context
 
-    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
-        """Return ``y`` and the log-determinant, which NumPyro hands back when it scores ``y``."""
-        return self.forward_and_log_det(x)
+    def unconditioned(self) -> tuple[Bijector, Callable[[Bijector], Bijector]]:
+        """The layer whose parameters are trained, and a function that adds what is not.
 
-    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:
-        """Compute ``log|det dy/dx|``, shape ``batch``, from the cheaper of ``x`` and ``y``."""
-        if intermediates is not None:
-            return intermediates
-        if self.cheap_direction == "inverse":
-            return -self.inverse_and_log_det(y)[1]
-        return self.forward_and_log_det(x)[1]
+        What is not trained is a context that was filled in. Without any: the layer, the identity.
+        """
+        return self, lambda layer: layer
 
-    def forward_shape(self, shape: Shape) -> Shape:
-        """Shape of ``forward``'s output for an input of ``shape`` (batch and event)."""
-        return self._map_shape("forward", shape)
+    def check_data(self, caller: str, argument: str, value: Any) -> None:
+        """Raise if ``value`` cannot be data for a flow that ends in this layer.
 
-    def inverse_shape(self, shape: Shape) -> Shape:
-        """Shape of ``inverse``'s output for an input of ``shape`` (batch and event)."""
-        return self._map_shape("inverse", shape)
-
-    def _map_shape(self, direction: Direction, shape: Shape) -> Shape:
-        source, target = self._event_sides(direction)
-        ndims, _ = self._event_ndims(direction)
-        _check.event_shape(f"{self.name}.{direction}_shape", "shape", shape, source, ndims)
-        return shape if target is None else shape[: len(shape) - ndims] + target
-
-    def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
-        """The pytree's leaves and structure, as :func:`jax.tree.flatten` gives them."""
-        leaves, structure = jax.tree.flatten(self)
-        return tuple(leaves), structure
-
-    @classmethod
-    def tree_unflatten(cls, aux_data: Any, params: Any) -> Bijector:
-        """Rebuild from what :meth:`tree_flatten` returned."""
-        return jax.tree.unflatten(aux_data, params)
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        """Whether ``other`` has the same structure and equal parameters.
+        Beyond shape and dtype, which are checked elsewhere. By default anything can.
 
         Args:
-          other: anything.
-          static: if True the answer is a Python bool, and traced parameters are equal only to
-            themselves; if False it may be a traced boolean.
+          caller: what to call the caller in an error message.
+          argument: what to call the value.
+          value: the data.
         """
-        if self is other:
-            return True
-        if type(other) is not type(self):
-            return False
-        mine, theirs = jax.tree.leaves(self), jax.tree.leaves(other)
-        structures: list[Any] = [jax.tree.structure(self), jax.tree.structure(other)]
-        if structures[0] != structures[1]:
-            return False
-        pairs = list(zip(mine, theirs, strict=True))
-        if any(jnp.shape(a) != jnp.shape(b) for a, b in pairs):
-            return False
-        if static:
-            return all(a is b or _equal_concrete(a, b) for a, b in pairs)
-        return jnp.all(jnp.array([jnp.all(a == b) for a, b in pairs]))
-
-    # NumPyro defines `__eq__` by value, which takes the hash away and with it `jax.jit(layer)`.
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    # distrax's protocol.
-
-    def forward(self, x: Array) -> Array:
-        """Compute ``y = f(x)``, base to data."""
-        return self.forward_and_log_det(x)[0]
-
-    def inverse(self, y: Array) -> Array:
-        """Compute ``x = f^{-1}(y)``, data to base."""
-        return self.inverse_and_log_det(y)[0]
-
-    @property
-    def event_ndims_in(self) -> int:
-        """Number of dimensions of an event on the base side."""
-        return len(self.event_shape)
-
-    @property
-    def event_ndims_out(self) -> int:
-        """Number of dimensions of an event on the data side."""
-        return len(self.event_shape_out)
-
-    @property
-    def is_constant_jacobian(self) -> bool:
-        """Whether the map is promised to be affine."""
-        return False
-
-    @property
-    def is_constant_log_det(self) -> bool:
-        """Whether the log-determinant is promised not to depend on the input."""
-        return self.is_constant_jacobian
-
-    @property
-    def name(self) -> str:
-        """The name of the class."""
-        return type(self).__name__
-
-    def same_as(self, other: distrax.Bijector) -> bool:
-        """Whether ``other`` is guaranteed to be the same map (distrax's question)."""
-        return bool(self.eq(other, static=True))
-
-    def __repr__(self) -> str:
-        return describe(self)
-
-    def _event_sides(self, direction: Direction) -> tuple[Shape | None, Shape | None]:
-        sides = (self.event_shape, self.event_shape_out)
-        return sides if direction == "forward" else sides[::-1]
-
-    def _event_ndims(self, direction: Direction) -> tuple[int, int]:
-        ndims = (self.event_ndims_in, self.event_ndims_out)
-        return ndims if direction == "forward" else ndims[::-1]
-
-
-def real_constraint(event_ndims: int) -> constraints.Constraint:
-    """NumPyro's constraint for unbounded events of ``event_ndims`` dimensions."""
-    singletons = (constraints.real, constraints.real_vector, constraints.real_matrix)
-    if event_ndims < len(singletons):
-        return singletons[event_ndims]
-    return constraints.independent(constraints.real, event_ndims)
-
-
-def lift_constraint(constraint: constraints.Constraint, event_ndims: int) -> constraints.Constraint:
-    """``constraint`` on every element of events with ``event_ndims`` axes."""
-    extra = event_ndims - constraint.event_dim
-    if extra == 0:
-        return constraint
-    if constraint == real_constraint(constraint.event_dim):
-        return real_constraint(event_ndims)
-    return constraints.independent(constraint, extra)
 
 
 def _declares(cls: type, name: str) -> bool:
     return hasattr(cls, name) or name in (field.name for field in dataclasses.fields(cls))
-
-
-def _equal_concrete(a: Any, b: Any) -> bool:
-    if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
-        return False
-    return bool(np.array_equal(np.asarray(a), np.asarray(b)))
-
-
-def _check_result(
-    caller: str, result: tuple[Array, Array], event_ndims: int
-) -> tuple[Array, Array]:
-    """Give the log-determinant the batch shape of the value; NumPyro sums a scalar wrong."""
-    value, log_det = result
-    batch = value.shape[: value.ndim - event_ndims]
-    if jnp.shape(log_det) not in (batch, ()):
-        raise ValueError(
-            f"{caller}: the log-determinant must have the batch shape {batch} or be a scalar, got "
-            f"shape {jnp.shape(log_det)}"
-        )
-    return value, jnp.broadcast_to(log_det, batch)
-
-
-def _checked(method: Callable[..., Any], direction: Direction) -> Callable[..., Any]:
-    """Wrap an author's method so that its input is checked before it runs, and is an array.
-
-    Or a :class:`Compensated` value, where the layer says that it takes them.
-    """
-
-    @functools.wraps(method)
-    def wrapper(self: Bijector, value: Any, context: Any = None) -> tuple[Any, Array]:
-        caller = f"{self.name}.{direction}_and_log_det"
-        argument = "x" if direction == "forward" else "y"
-        if not isinstance(value, Compensated):
-            value = _check.float_array(caller, argument, value)
-        elif not self._carries_errors:
-            value, log_det = wrapper(self, rounded(value), context)
-            return compensated(value), log_det
-        source, _ = self._event_sides(direction)
-        ndims, ndims_out = self._event_ndims(direction)
-        _check.event_shape(caller, argument, value.shape, source, ndims)
-        if self.context_shape is None:
-            _check.no_context(caller, context)
-            return _check_result(caller, method(self, value), ndims_out)
-        context = _check.context(caller, context, self.context_shape)
-        cut = value.ndim - ndims
-        context_batch = context.shape[: context.ndim - len(self.context_shape)]
-        joint = _check.joint_batch(caller, argument, value.shape[:cut], context_batch)
-        shape = joint + value.shape[cut:]
-        value = jax.tree.map(lambda part: jnp.broadcast_to(part, shape), value)
-        return _check_result(caller, method(self, value, context), ndims_out)
-
-    return wrapper

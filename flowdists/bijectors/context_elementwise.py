@@ -10,13 +10,15 @@ import jax.numpy as jnp
 from numpyro.distributions import constraints
 
 from flowdists import _check
+from flowdists._constraints import lift_constraint
 from flowdists._pytree import static
-from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
+from flowdists.bijectors._events import sum_last
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.networks.base import Activation, Linear
 from flowdists.networks.conditioner import as_conditioner, flatten_context
 from flowdists.networks.mlp import MLP
 from flowdists.transformers import Transformer
-from flowdists.transformers.base import check_transformer
+from flowdists.transformers.base import check_transformer, run_within_bounds
 
 
 class ContextElementwise(Bijector):
@@ -111,5 +113,8 @@ class ContextElementwise(Bijector):
         # The batch of the contexts may be smaller than that of the values, which is joint.
         missing = value.ndim - (params.ndim - 1)
         params = jnp.expand_dims(params, tuple(range(1, 1 + missing)))
-        value, log_slope = getattr(self.transformer, direction)(value, params)
-        return value, log_slope.sum(tuple(range(-self.event_ndims_in, 0)))
+        run = getattr(self.transformer, direction)
+        value, log_slope = run_within_bounds(
+            self.transformer, direction, value, lambda inside: run(inside, params)
+        )
+        return value, sum_last(log_slope, self.event_ndims_in)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 from numpyro.distributions import constraints
 
 from flowdists import _check
+from flowdists._constraints import lift_constraint, same
 from flowdists._pytree import static
-from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
-from flowdists.bijectors.partition import Mask, Partition, make_partition
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape
+from flowdists.bijectors.partition import Mask, make_partition
 from flowdists.networks.base import Activation
 from flowdists.networks.conditioner import as_conditioner, flatten_context
 from flowdists.networks.mlp import MLP, ResidualMLP
@@ -31,7 +33,7 @@ class Coupling(Bijector):
     Args:
       key: PRNG key for the conditioner's parameters.
       event_shape: shape of one event, any rank, at least 2 elements.
-      transformer: the family of scalar maps; a new layer is the identity.
+      transformer: the family of scalar maps, of a set onto itself; a new layer is the identity.
       mask: "alternating" or "checkerboard", "half", "channel", or an array of 0 and 1 of the event
         shape where 1 marks what is kept.
       flip: exchange what is kept and what is changed.
@@ -40,14 +42,17 @@ class Coupling(Bijector):
         the order ``(num_params, changed)``. It is used as it is: make its output start at zero for
         a layer that starts as the identity. An Equinox module will do.
       context_shape: shape of one context, or None.
-      hidden_sizes: widths of the default conditioner's hidden layers (or of its residual blocks).
+      hidden_sizes: widths of the default conditioner's hidden layers (or of its residual blocks);
+        (128, 128) unless given.
       residual: whether the default conditioner is a pre-activation residual network.
-      activation: of the default conditioner: a function, or the name of one in :mod:`jax.nn`.
+      activation: of the default conditioner: a function, or the name of one in :mod:`jax.nn`;
+        "relu" unless given.
 
     Raises:
       TypeError: for a key that is not a key, or a conditioner that is not callable.
-      ValueError: for an event of fewer than 2 elements, a mask of the wrong shape, or a conditioner
-        whose output does not fit.
+      ValueError: for an event of fewer than 2 elements, a mask of the wrong shape, a transformer
+        whose codomain is not its domain (changed elements stand beside kept ones), or a conditioner
+        whose output does not fit, or that was given beside options of the default one.
 
     >>> import jax
     >>> layer = Coupling(jax.random.key(0), (4,), transformer=RationalQuadratic(num_bins=5))
@@ -58,7 +63,7 @@ class Coupling(Bijector):
 
     conditioner: Any
     transformer: Transformer = static()
-    partition: Partition = static()
+    partition: Any = static()
     context_shape: Shape | None = static(default=None)
 
     def __init__(
@@ -71,14 +76,14 @@ class Coupling(Bijector):
         flip: bool = False,
         conditioner: Any = None,
         context_shape: Sequence[int] | None = None,
-        hidden_sizes: Sequence[int] = (128, 128),
+        hidden_sizes: Sequence[int] | None = None,
         residual: bool = False,
-        activation: Activation = "relu",
+        activation: Activation | None = None,
     ) -> None:
         caller = type(self).__name__
         key = _check.key(caller, key)
         shape = _check.shape(caller, "event_shape", event_shape)
-        self.transformer = check_transformer(caller, transformer)
+        self.transformer = check_onto_itself(caller, transformer)
         self.partition = make_partition(caller, shape, mask, flip)
         self.context_shape = _check.optional_shape(caller, "context_shape", context_shape)
         in_size, changed = len(self.partition.kept), len(self.partition.changed)
@@ -90,10 +95,12 @@ class Coupling(Bijector):
                 key,
                 in_size,
                 out_size,
-                hidden_sizes=hidden_sizes,
+                hidden_sizes=(128, 128) if hidden_sizes is None else hidden_sizes,
                 context_size=context_size,
-                activation=activation,
+                activation="relu" if activation is None else activation,
             )
+        else:
+            no_options(caller, hidden_sizes=hidden_sizes, residual=residual, activation=activation)
         self.conditioner = as_conditioner(caller, conditioner, in_size, out_size, context_size)
 
     @property
@@ -122,7 +129,45 @@ class Coupling(Bijector):
         stacked = flat.reshape(*flat.shape[:-1], self.transformer.num_params, changed.shape[-1])
         params = jnp.moveaxis(stacked, -2, 0)
         changed, log_slope = getattr(self.transformer, direction)(changed, params)
-        return self.partition.merge(kept, changed), log_slope.sum(axis=-1)
+        return self.partition.merge(kept, changed), self.partition.sum_changed(log_slope)
+
+    def data_init(
+        self, value: Array, context: Array | None = None, direction: Direction = "inverse"
+    ) -> tuple[Bijector, Array]:
+        """Initialize the conditioner, if it has a method ``data_init`` for it."""
+        layer = copy.copy(self)
+        if hasattr(self.conditioner, "data_init"):
+            kept, _ = self.partition.split(jnp.asarray(value))
+            flat = flatten_context(context, self.context_shape)
+            layer.conditioner = self.conditioner.data_init(kept, flat)
+        return layer, getattr(layer, f"{direction}_and_log_det")(value, context)[0]
+
+
+def check_onto_itself(caller: str, transformer: Any) -> Transformer:
+    """``transformer``, if it maps its domain onto itself, as a coupling needs.
+
+    Raises:
+      TypeError: if it is no transformer.
+      ValueError: if its codomain is another set.
+    """
+    transformer = check_transformer(caller, transformer)
+    if not same(transformer.domain, transformer.codomain):
+        raise ValueError(
+            f"{caller}: `transformer` must map its domain onto itself, because changed elements "
+            f"stand beside kept ones, got {transformer} from {transformer.domain} onto "
+            f"{transformer.codomain}"
+        )
+    return transformer
+
+
+def no_options(caller: str, **options: Any) -> None:
+    """A conditioner was given, so that options of the default one have no effect: an error."""
+    unused = [name for name, value in options.items() if value not in (None, False)]
+    if unused:
+        raise ValueError(
+            f"{caller}: `{unused[0]}` is an option of the default conditioner, but `conditioner` "
+            "was given: set it there"
+        )
 
 
 class AffineCoupling(Coupling):
@@ -155,9 +200,9 @@ class SplineCoupling(Coupling):
       num_bins: bins of each spline, at least 2.
       bound: the spline acts on ``[-bound, bound]``.
       tails: "linear" (the identity outside the bounds) or "circular".
-      min_width: least width of a bin, as a part of the interval.
-      min_height: least height of a bin, as a part of the interval.
-      min_slope: least slope at a knot.
+      min_width: minimum width of a bin, as a fraction of the interval.
+      min_height: minimum height of a bin, as a fraction of the interval.
+      min_slope: minimum slope at a knot.
       **options: as in :class:`Coupling`, but for ``transformer``.
 
     >>> layer = SplineCoupling(jax.random.key(0), (4,), num_bins=10, bound=5.0)

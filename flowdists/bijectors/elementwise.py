@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from numpyro.distributions import constraints
 
 from flowdists import _check
+from flowdists._constraints import lift_constraint
 from flowdists._pytree import static
-from flowdists.bijectors._events import flatten_event
-from flowdists.bijectors.base import Array, Bijector, Direction, Shape, lift_constraint
+from flowdists.bijectors._events import sum_last
+from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.transformers import RationalQuadratic, Transformer
-from flowdists.transformers.base import check_transformer
+from flowdists.transformers.base import check_transformer, run_within_bounds
 
 
 class Affine(Bijector):
@@ -94,7 +93,7 @@ class Elementwise(Bijector):
 
     @property
     def codomain(self) -> constraints.Constraint:
-        return self.domain
+        return lift_constraint(self.transformer.codomain, self.event_ndims_in)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         return self._apply("forward", x)
@@ -106,8 +105,11 @@ class Elementwise(Bijector):
         batch_ndims = value.ndim - self.event_ndims_in
         params = jnp.expand_dims(self.params, tuple(range(1, 1 + batch_ndims)))
         params = jnp.broadcast_to(params, (self.params.shape[0], *value.shape))
-        value, log_slope = getattr(self.transformer, direction)(value, params)
-        return value, log_slope.sum(axis=tuple(range(batch_ndims, value.ndim)))
+        run = getattr(self.transformer, direction)
+        value, log_slope = run_within_bounds(
+            self.transformer, direction, value, lambda inside: run(inside, params)
+        )
+        return value, sum_last(log_slope, self.event_ndims_in)
 
 
 class RationalQuadraticSpline(Elementwise):
@@ -122,9 +124,9 @@ class RationalQuadraticSpline(Elementwise):
       num_bins: bins of each spline, at least 2.
       bound: half the width of the interval on which the spline acts.
       tails: "linear" or "circular".
-      min_width: least width of a bin, as a part of the interval.
-      min_height: least height of a bin, as a part of the interval.
-      min_slope: least slope at a knot.
+      min_width: minimum width of a bin, as a fraction of the interval.
+      min_height: minimum height of a bin, as a fraction of the interval.
+      min_slope: minimum slope at a knot.
 
     Raises:
       ValueError: for a bad shape, or an option out of range.
@@ -148,64 +150,3 @@ class RationalQuadraticSpline(Elementwise):
     ) -> None:
         spline = RationalQuadratic(num_bins, bound, tails, min_width, min_height, min_slope)
         super().__init__(spline, event_shape)
-
-
-class Permute(Bijector):
-    """Reorder the elements of an event: ``y[i] = x[permutation[i]]`` in flattened order.
-
-    Args:
-      permutation: a permutation of ``range(size)``.
-      event_shape: shape of one event; ``(size,)`` unless given.
-
-    Raises:
-      ValueError: if it is not a permutation of the event's elements.
-
-    >>> import jax.numpy as jnp
-    >>> print(Permute((2, 0, 1))(jnp.array([1.0, 2.0, 3.0])))
-    [3. 1. 2.]
-    """
-
-    permutation: tuple[int, ...] = static()
-    event_shape: Shape = static()
-
-    def __init__(
-        self, permutation: Sequence[int], event_shape: Sequence[int] | None = None
-    ) -> None:
-        order = _check.integers("Permute", "permutation", permutation)
-        shape = (len(order),) if event_shape is None else event_shape
-        self.event_shape = _check.shape("Permute", "event_shape", shape)
-        if sorted(order) != list(range(math.prod(self.event_shape))):
-            raise ValueError(
-                "Permute: `permutation` must be a permutation of "
-                f"range({math.prod(self.event_shape)}), got {order}"
-            )
-        self.permutation = order
-
-    @property
-    def is_constant_jacobian(self) -> bool:
-        return True
-
-    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        return self._reorder(x, np.array(self.permutation))
-
-    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        return self._reorder(y, np.argsort(self.permutation))
-
-    def _reorder(self, value: Array, order: np.ndarray) -> tuple[Array, Array]:
-        moved = flatten_event(value, self.event_shape)[..., order].reshape(value.shape)
-        return moved, jnp.zeros((), value.dtype)
-
-
-class Reverse(Permute):
-    """Reverse the elements of an event, in flattened order.
-
-    Args:
-      event_shape: shape of one event.
-
-    >>> print(Reverse((3,))(jnp.array([1.0, 2.0, 3.0])))
-    [3. 2. 1.]
-    """
-
-    def __init__(self, event_shape: Sequence[int]) -> None:
-        shape = _check.shape("Reverse", "event_shape", event_shape)
-        super().__init__(range(math.prod(shape))[::-1], shape)

@@ -10,21 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists._compensated import (
-    Compensated,
-    compensated,
-    linear,
-    linear_inverse,
-    matmul,
-    rounded,
-    solve,
-)
 from flowdists._pytree import static
 from flowdists.bijectors._events import flatten_event
 from flowdists.bijectors.base import Array, Bijector, Shape
 
 
-class _LU(Bijector):
+class LU(Bijector):
     """``W = L U`` with unit lower triangular ``L``; ``log|det W| = sum(log diag U)``."""
 
     lower: Array
@@ -62,8 +53,20 @@ class _LU(Bijector):
     def is_constant_jacobian(self) -> bool:
         return True
 
+    def _multiply(self, rows: Array) -> Array:
+        """``W`` times each row of ``(*batch, size)``."""
+        return matmul(rows, self.matrix)
 
-class LULinear(_LU):
+    def _solve(self, rows: Array) -> Array:
+        """``W^{-1}`` times each row of ``(*batch, size)``, by two triangular systems."""
+        lower, upper = self.factors
+        columns = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1]).T
+        columns = jax.scipy.linalg.solve_triangular(lower, columns, lower=True, unit_diagonal=True)
+        columns = jax.scipy.linalg.solve_triangular(upper, columns, lower=False)
+        return columns.T.reshape(rows.shape)
+
+
+class LULinear(LU):
     r"""``y = L U x + bias`` with unit lower triangular ``L`` and upper triangular ``U``.
 
     ``log|det| = sum(log diag U)``; the inverse solves two triangular systems. There is no
@@ -97,56 +100,12 @@ class LULinear(_LU):
         self.bias = jnp.zeros(size)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        y = matmul(flatten_event(x, self.event_shape), self.matrix) + self.bias
+        y = self._multiply(flatten_event(x, self.event_shape)) + self.bias
         return y.reshape(x.shape), self.log_diagonal.sum()
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        rows = solve(flatten_event(y, self.event_shape) - self.bias, *self.factors)
+        rows = self._solve(flatten_event(y, self.event_shape) - self.bias)
         return rows.reshape(y.shape), -self.log_diagonal.sum()
-
-
-class InvertibleConv1x1(_LU):
-    """A linear map of the channels, the same at every pixel (Kingma & Dhariwal 2018).
-
-    ``W = L U`` as in :class:`~flowdists.LULinear`, without a bias. The log-determinant is
-    ``H * W * sum(log diag U)``; the inverse solves two triangular systems, and refines the result
-    by two more.
-
-    Args:
-      key: PRNG key.
-      event_shape: ``(H, W, C)``.
-      start: "rotation", a random orthogonal matrix, or "identity".
-
-    Raises:
-      TypeError: for a key that is not a key.
-      ValueError: for an event that is no image, or a bad start.
-
-    >>> layer = InvertibleConv1x1(jax.random.key(0), (8, 8, 4))
-    >>> y, log_det = layer.forward_and_log_det(jnp.ones((5, 8, 8, 4)))
-    >>> bool(jnp.allclose(log_det, 0.0, atol=1e-3))
-    True
-    """
-
-    event_shape: Shape = static()
-    _carries_errors = True
-
-    def __init__(self, key: Array, event_shape: Sequence[int], *, start: str = "rotation") -> None:
-        key = _check.key("InvertibleConv1x1", key)
-        self.event_shape = _check.image_shape("InvertibleConv1x1", event_shape)
-        self._set_factors(key, self.event_shape[-1], start)
-
-    def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        return linear(x, self.matrix), self._log_det
-
-    def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        # Refined, of plain arrays too: the factors amplify rounding errors more than their product.
-        x = linear_inverse(compensated(y), *self.factors)
-        return x if isinstance(y, Compensated) else rounded(x), -self._log_det
-
-    @property
-    def _log_det(self) -> Array:
-        height, width, _ = self.event_shape
-        return height * width * self.log_diagonal.sum()
 
 
 class Householder(Bijector):
@@ -221,3 +180,14 @@ def random_rotation_factors(key: Array, size: int) -> tuple[Array, Array]:
 def _rotation_factors(draws: Array) -> tuple[Array, Array]:
     _, lower, upper = jax.scipy.linalg.lu(jnp.linalg.qr(draws)[0])
     return lower, upper
+
+
+def matmul(rows: Array, matrix: Array) -> Array:
+    """``matrix`` times each row of ``(*batch, columns)``, of shape ``(*batch, rows)``.
+
+    Accelerators multiply in fewer digits unless asked not to, and the inverse would not undo that.
+    """
+    # As one axis: the derivative of a product with several begins with transposed copies.
+    flat = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
+    product = jnp.matmul(flat, matrix.T, precision="highest")
+    return product.reshape(*rows.shape[:-1], matrix.shape[0])

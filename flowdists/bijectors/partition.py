@@ -46,6 +46,10 @@ class Partition:
         flat = flatten_event(value, self.event_shape)
         return _take(flat, self.kept), _take(flat, self.changed)
 
+    def sum_changed(self, log_slope: Array) -> Array:
+        """The sum of the log-slopes of the changed part, of shape ``batch``."""
+        return log_slope.sum(axis=-1)
+
     def merge(self, kept: Array, changed: Array) -> Array:
         """The inverse of :meth:`split`."""
         order = np.argsort(np.array(self.kept + self.changed))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpyro.distributions import constraints
 
-from flowdists.bijectors.concatenated import Concatenation
+from flowdists.bijectors.compose.concatenated import Concatenation
 
 Spec = tuple[Any, ...]
 

@@ -9,17 +9,18 @@ from typing import Any
 import jax
 
 from flowdists import _check
+from flowdists.bijectors.actnorm import ActNorm
 from flowdists.bijectors.base import Array, Bijector, Shape
-from flowdists.bijectors.chain import Chain
-from flowdists.bijectors.conv_coupling import ConvCoupling
-from flowdists.bijectors.image_prior import SplitPrior, TopPrior
-from flowdists.bijectors.inverse import Inverse
-from flowdists.bijectors.linear import InvertibleConv1x1
-from flowdists.bijectors.multiscale import MultiScale
-from flowdists.bijectors.normalization import ActNorm
-from flowdists.bijectors.repeat import Memory, Repeat
-from flowdists.bijectors.squeeze import Squeeze
-from flowdists.flows.recipe import check_image, recipe
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.bijectors.compose.inverse import Inverse
+from flowdists.bijectors.compose.repeat import Memory, Repeat
+from flowdists.flows.recipe import recipe
+from flowdists.images.check import scalable_shape
+from flowdists.images.layers.conv1x1 import InvertibleConv1x1
+from flowdists.images.layers.coupling import ConvCoupling, SplitPrior
+from flowdists.images.layers.multiscale import MultiScale
+from flowdists.images.layers.squeeze import Squeeze
+from flowdists.images.layers.top_prior import TopPrior
 from flowdists.networks.base import Activation
 from flowdists.transformers import Additive, Affine, RationalQuadratic, Transformer
 
@@ -131,7 +132,7 @@ def Glow(
     >>> jax.jit(flow.log_prob)(jnp.zeros((5, 8, 8, 1))).shape
     (5,)
     """
-    shape = check_image("Glow", event_shape, num_scales)
+    shape = scalable_shape("Glow", event_shape, num_scales)
     _check.positive_int("Glow", "steps_per_scale", steps_per_scale)
     _check.one_of("Glow", "coupling", coupling, COUPLINGS)
     transformers: dict[str, Transformer] = {

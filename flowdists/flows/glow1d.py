@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
+from flowdists.bijectors.actnorm import ActNorm
 from flowdists.bijectors.base import Array, Bijector, Shape
-from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.bijectors.compose.inverse import Inverse
 from flowdists.bijectors.coupling import AffineCoupling
-from flowdists.bijectors.inverse import Inverse
 from flowdists.bijectors.linear import LULinear
-from flowdists.bijectors.normalization import ActNorm
 from flowdists.flows.recipe import alternate, recipe
 from flowdists.networks.base import Activation
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from flowdists.bijectors.actnorm import ActNorm
 from flowdists.bijectors.autoregressive import MaskedAutoregressive
 from flowdists.bijectors.base import Array, Bijector, Shape
-from flowdists.bijectors.chain import Chain
-from flowdists.bijectors.inverse import Inverse
-from flowdists.bijectors.normalization import ActNorm
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.bijectors.compose.inverse import Inverse
 from flowdists.flows.recipe import alternate, recipe
 from flowdists.networks.base import Activation
 from flowdists.transformers import Affine

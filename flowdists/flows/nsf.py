@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 
+from flowdists.bijectors.actnorm import ActNorm
 from flowdists.bijectors.autoregressive import MaskedAutoregressive
 from flowdists.bijectors.base import Array, Bijector, Shape
-from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.bijectors.compose.inverse import Inverse
+from flowdists.bijectors.compose.repeat import Repeat
 from flowdists.bijectors.coupling import Coupling
-from flowdists.bijectors.elementwise import Reverse
-from flowdists.bijectors.inverse import Inverse
 from flowdists.bijectors.linear import LULinear
-from flowdists.bijectors.normalization import ActNorm
-from flowdists.bijectors.repeat import Repeat
+from flowdists.bijectors.permute import Reverse
 from flowdists.flows.recipe import recipe
 from flowdists.networks.base import Activation
 from flowdists.transformers import Affine, Compose, RationalQuadratic, Transformer

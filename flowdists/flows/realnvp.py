@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flowdists.bijectors.actnorm import ActNorm
 from flowdists.bijectors.base import Array, Bijector, Shape
-from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.compose.chain import Chain
 from flowdists.bijectors.coupling import AffineCoupling
-from flowdists.bijectors.normalization import ActNorm
 from flowdists.bijectors.partition import Mask
 from flowdists.flows.recipe import alternate, recipe
 from flowdists.networks.base import Activation

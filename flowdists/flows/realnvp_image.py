@@ -7,15 +7,16 @@ from typing import Any
 
 import jax
 
+from flowdists.bijectors.actnorm import ActNorm
 from flowdists.bijectors.base import Array, Bijector, Shape
-from flowdists.bijectors.chain import Chain
-from flowdists.bijectors.conv_coupling import ConvCoupling
-from flowdists.bijectors.inverse import Inverse
-from flowdists.bijectors.multiscale import MultiScale
-from flowdists.bijectors.normalization import ActNorm
-from flowdists.bijectors.repeat import Memory
-from flowdists.bijectors.squeeze import Squeeze
-from flowdists.flows.recipe import alternate, check_image, recipe
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.bijectors.compose.inverse import Inverse
+from flowdists.bijectors.compose.repeat import Memory
+from flowdists.flows.recipe import alternate, recipe
+from flowdists.images.check import scalable_shape
+from flowdists.images.layers.coupling import ConvCoupling
+from flowdists.images.layers.multiscale import MultiScale
+from flowdists.images.layers.squeeze import Squeeze
 from flowdists.networks.base import Activation
 from flowdists.transformers import Affine
 
@@ -77,7 +78,7 @@ def RealNVPImage(
     >>> jax.jit(flow.log_prob)(jnp.zeros((5, 8, 8, 3))).shape
     (5,)
     """
-    shape = check_image("RealNVPImage", event_shape, num_scales)
+    shape = scalable_shape("RealNVPImage", event_shape, num_scales)
 
     def couplings(key: Array, mask: str, image: Shape) -> Bijector:
         def make_layer(key: Array, flip: bool) -> Bijector:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -14,12 +13,13 @@ import numpy as np
 from flowdists import _check
 from flowdists.bases import make_base
 from flowdists.bijectors.base import Array, Bijector, Shape
-from flowdists.bijectors.chain import Chain
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.bijectors.compose.embedded import Embedded
+from flowdists.bijectors.compose.repeat import Memory, Repeat
 from flowdists.bijectors.context_elementwise import ContextElementwise
-from flowdists.bijectors.embedded import Embedded
-from flowdists.bijectors.repeat import Memory, Repeat
 from flowdists.bijectors.support import support_of
-from flowdists.distribution import ConditionalFlow, Flow, Recipe
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow, Recipe
 from flowdists.flows._support_spec import canonical_support, describe_support
 from flowdists.networks.embedding import Embedding
 from flowdists.transformers import Affine
@@ -169,27 +169,6 @@ def alternate(
     if num_layers % 2:
         parts.append(make_layer(last_key, False))
     return Chain(parts)
-
-
-def check_image(caller: str, event_shape: Shape, num_scales: int) -> Shape:
-    """``event_shape``, if it is an image that can be halved ``num_scales`` times.
-
-    Raises:
-      ValueError: otherwise, with the nearest shapes that can.
-    """
-    height, width, channels = _check.image_shape(caller, event_shape)
-    factor = 2 ** _check.positive_int(caller, "num_scales", num_scales)
-    if height % factor or width % factor:
-        nearest = [
-            tuple(factor * max(1, f(n / factor)) for n in (height, width))
-            for f in (math.floor, math.ceil)
-        ]
-        raise ValueError(
-            f"{caller}: `event_shape` must have height and width that are multiples of {factor} "
-            f"for {num_scales} scales, got {event_shape}; the nearest are "
-            f"{(*nearest[0], channels)} and {(*nearest[1], channels)} (crop, or pad)"
-        )
-    return height, width, channels
 
 
 def _hashable(value: Any) -> Any:

@@ -1,18 +1,39 @@
-"""Discrete image data: levels made continuous, likelihoods of levels; and latents of images."""
+"""Images: layers, networks and recipes; levels of pixels; latents, inpainting, manipulation."""
 
 from flowdists.images.dequantization import VariationalDequantizer, image_log_prob
 from flowdists.images.discrete import DiscreteImages
 from flowdists.images.inpainting import inpaint, inpainting_model
 from flowdists.images.joint import DequantizedFit, fit_dequantized
 from flowdists.images.latents import decode, encode
+from flowdists.images.layers import (
+    ConvCoupling,
+    InvertibleConv1x1,
+    MultiScale,
+    PixelLogit,
+    SplitPrior,
+    Squeeze,
+    TopPrior,
+)
 from flowdists.images.manipulation import attribute_direction, interpolate, move
+from flowdists.images.networks import Conv, ConvNet, ResidualConvNet, ZeroConv
 from flowdists.images.pixels import bits_per_dim, dequantize, from_uint8, reduce_bits, to_uint8
 from flowdists.images.sampling import reconstruct, sample_from_noise
 
 __all__ = [
+    "Conv",
+    "ConvCoupling",
+    "ConvNet",
     "DequantizedFit",
     "DiscreteImages",
+    "InvertibleConv1x1",
+    "MultiScale",
+    "PixelLogit",
+    "ResidualConvNet",
+    "SplitPrior",
+    "Squeeze",
+    "TopPrior",
     "VariationalDequantizer",
+    "ZeroConv",
     "attribute_direction",
     "bits_per_dim",
     "decode",

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 import optax
 
 from flowdists.bijectors.base import Array
-from flowdists.distribution import Flow
+from flowdists.flow import Flow
 
 _FIRST_NOISE = 10.0
 _PART_WITH_MORE_NOISE = 0.5

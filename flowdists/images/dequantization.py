@@ -13,10 +13,11 @@ from flowdists import _check
 from flowdists._pytree import describe, make_pytree_class
 from flowdists.bases import StandardLogistic, StandardNormal
 from flowdists.bijectors.base import Array, Bijector
-from flowdists.bijectors.chain import Chain
-from flowdists.bijectors.conditioned import Conditioned
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.bijectors.compose.conditioned import Conditioned
 from flowdists.bijectors.support import to_support
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.images.latents import as_flow
 from flowdists.images.learned_noise import LearnedNoise
 from flowdists.images.pixels import centers, check_num_bits, dequantize, levels_of, place

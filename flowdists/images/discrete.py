@@ -9,7 +9,7 @@ from numpyro.distributions import constraints
 
 from flowdists import _check
 from flowdists.bijectors.base import Array, Shape
-from flowdists.distribution import Flow
+from flowdists.flow import Flow
 from flowdists.images.dequantization import Dequantizer, image_log_prob
 from flowdists.images.latents import as_flow
 from flowdists.images.pixels import check_num_bits, to_uint8

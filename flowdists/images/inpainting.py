@@ -11,7 +11,8 @@ import numpyro
 
 from flowdists import _check
 from flowdists.bijectors.base import Array
-from flowdists.distribution import Flow
+from flowdists.flow import Flow
+from flowdists.images import check
 from flowdists.images._mode import Posterior, find_mode
 from flowdists.images.latents import as_flow, broadcast
 
@@ -145,7 +146,7 @@ def _as_observed(caller: str, flow: Any, observed: Any, mask: Any) -> tuple[Flow
     broadcast(caller, what, shape[: len(shape) - flow.event_dim], flow.batch_shape)
     # A NaN would reach gradients even where its own term of the density is masked.
     observed = jnp.where(mask, observed, 0.0)
-    _check.pixels(caller, "observed", observed)
+    check.pixels(caller, "observed", observed)
     return flow, observed, jnp.broadcast_to(mask, shape)
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from flowdists.bijectors.chain import Chain
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.images.dequantization import VariationalDequantizer
 from flowdists.images.pixels import check_num_bits, dequantize
 from flowdists.training.errors import NonFiniteLossError

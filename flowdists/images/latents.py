@@ -10,19 +10,19 @@ import jax.numpy as jnp
 
 from flowdists import _check
 from flowdists.bases import temper
-from flowdists.bijectors._events import batch_of
+from flowdists.bijectors._events import batch_of, flatten_event, join_vector, split_vector
 from flowdists.bijectors.base import Array, Shape
-from flowdists.bijectors.multiscale import multi_scale
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
+from flowdists.images import check
 
 
 def encode(flow: Flow, x: Any) -> tuple[Array, ...]:
     """Images as latents, one array for each scale of the flow, the finest first.
 
-    The latents are values of the flow's base. The scales are those of the
-    :class:`~flowdists.MultiScale` that the flow's bijector is, starts with at the base side of a
-    :class:`~flowdists.Chain`, or holds with its context filled in. Any other flow has one scale,
-    with latents of the shape of its base's events.
+    The latents are values of the flow's base, cut into the pieces that the flow's bijector states
+    (``latent_shapes``), as a :class:`~flowdists.MultiScale` does. A bijector that states none has
+    one scale, with latents of the shape of the base's events.
 
     Args:
       flow: the density of images. A conditional flow takes its context first.
@@ -74,9 +74,8 @@ def decode(flow: Flow, latents: Sequence[Any]) -> Array:
 def encode_as(caller: str, argument: str, flow: Any, x: Any) -> tuple[Array, ...]:
     """:func:`encode` for the argument of another function, which its errors name."""
     flow = as_flow(caller, flow)
-    x = _check.float_array(caller, argument, x)
+    x = check.pixels(caller, argument, x)
     _check.event_shape(caller, argument, x.shape, flow.event_shape, flow.event_dim)
-    _check.pixels(caller, argument, x)
     return split(flow, flow.bijector.inverse(x))
 
 
@@ -91,23 +90,19 @@ def as_flow(caller: str, flow: Any) -> Flow:
 
 def latent_shapes(flow: Flow) -> tuple[Shape, ...]:
     """The shapes of one image's latents, the finest scale first."""
-    layer = multi_scale(flow.bijector)
-    return (flow.base.event_shape,) if layer is None else layer.latent_shapes
+    shapes = flow.bijector.latent_shapes
+    return (flow.base.event_shape,) if shapes is None else shapes
 
 
 def split(flow: Flow, z: Array) -> tuple[Array, ...]:
     """A value of the base as latents, scale by scale."""
-    layer = multi_scale(flow.bijector)
-    return (z,) if layer is None else layer.pyramid(z)
+    return split_vector(flatten_event(z, flow.base.event_shape), latent_shapes(flow))
 
 
 def join(flow: Flow, latents: Sequence[Array]) -> Array:
     """The inverse of :func:`split`, for latents that :func:`as_latents` has checked."""
-    layer, shapes = multi_scale(flow.bijector), latent_shapes(flow)
-    batches = [batch_of(part, shape) for part, shape in zip(latents, shapes, strict=True)]
-    batch = jnp.broadcast_shapes(*batches)
-    parts = [jnp.broadcast_to(p, batch + s) for p, s in zip(latents, shapes, strict=True)]
-    return parts[0] if layer is None else layer.flatten(parts)
+    flat = join_vector(latents, latent_shapes(flow))
+    return flat.reshape(*flat.shape[:-1], *flow.base.event_shape)
 
 
 def as_latents(caller: str, argument: str, flow: Flow, latents: Any) -> tuple[Array, ...]:

@@ -6,8 +6,8 @@ from numpyro.distributions import constraints
 
 from flowdists._pytree import static
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
-from flowdists.bijectors.chain import Chain
-from flowdists.bijectors.conditioned import Conditioned
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.bijectors.compose.conditioned import Conditioned
 from flowdists.bijectors.support import to_support
 from flowdists.images.pixels import bins, centers, place
 

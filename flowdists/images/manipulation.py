@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flowdists import _check
 from flowdists.bijectors._events import batch_of
 from flowdists.bijectors.base import Array
-from flowdists.distribution import Flow
+from flowdists.flow import Flow
 from flowdists.images.latents import (
     as_latents,
     broadcast,

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists._compensated import significant_bits
 from flowdists.bijectors.base import Array, Shape
+from flowdists.images.check import continuous
 
 
 def reduce_bits(images: Any, num_bits: int) -> Array:
@@ -67,7 +67,7 @@ def dequantize(key: Array, images: Any, *, num_bits: int = 8) -> Array:
     """
     levels = levels_of("dequantize", images, num_bits)
     key = _check.key("dequantize", key)
-    cells = 2.0 ** (significant_bits(jnp.float32) - 1 - num_bits)
+    cells = 2.0 ** (int(jnp.finfo(jnp.float32).nmant) - num_bits)
     u = jax.random.uniform(key, levels.shape, jnp.float32)
     return place(levels, (jnp.floor(cells * u) + 0.5) / cells, num_bits)
 
@@ -92,7 +92,7 @@ def to_uint8(x: Any, num_bits: int = 8) -> Array:
     >>> print(to_uint8(jnp.array([-0.5, 0.0, 0.499, 3.0]), num_bits=1))
     [  0 128 128 128]
     """
-    x = _check.float_array("to_uint8", "x", x)
+    x = continuous("to_uint8", "x", x)
     num_bits = check_num_bits("to_uint8", num_bits)
     _check.no_nan("to_uint8", "x", x)
     half = 2 ** (num_bits - 1)
@@ -193,7 +193,7 @@ def centers(levels: Array, num_bits: int) -> Array:
 
 def _inside(u: Array, num_bits: int) -> Array:
     """Parts of bins, moved off their ends by no more than a unit of rounding."""
-    margin = 2.0 ** (num_bits - significant_bits(u.dtype))
+    margin = 2.0 ** (num_bits - 1 - int(jnp.finfo(u.dtype).nmant))
     return u + jax.lax.stop_gradient(jnp.clip(u, margin, 1 - margin) - u)
 
 

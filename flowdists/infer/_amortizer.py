@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from flowdists._pytree import is_float_array
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 
 Array = jax.Array
 

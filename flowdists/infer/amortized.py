@@ -17,7 +17,8 @@ from numpyro.infer.initialization import init_to_uniform
 
 from flowdists import _check, transformers
 from flowdists.bijectors import Affine, Bijector, Chain, ContextElementwise
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.flows import NSF
 from flowdists.infer._amortizer import Amortizer, as_rows, encode
 from flowdists.infer._factory import is_factory

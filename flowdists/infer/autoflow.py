@@ -21,7 +21,7 @@ from numpyro.infer.initialization import init_to_uniform
 from flowdists import _check
 from flowdists.bijectors import Affine, Chain
 from flowdists.bijectors.base import Bijector
-from flowdists.distribution import Flow
+from flowdists.flow import Flow
 from flowdists.flows import NSF
 from flowdists.infer._factory import for_one_dimension, is_factory
 from flowdists.infer._gaussian_guide import check_gaussian, gaussian_start, ravel

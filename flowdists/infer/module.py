@@ -14,8 +14,9 @@ from numpyro.primitives import Messenger
 
 from flowdists._names import named_leaves
 from flowdists._pytree import is_float_array
-from flowdists.bijectors import Conditioned, Foreign
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.bijectors.base import Bijector
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.infer._factory import is_factory
 
 Array = jax.Array
@@ -178,17 +179,15 @@ def _prepare(caller: str, flow: Any, options: dict[str, Any]) -> tuple[Any, Call
 
 def _trained_part(flow: Any) -> tuple[Any, Callable[[Any], Any]]:
     """The part of ``flow`` whose parameters are trained, and what puts it back."""
-    if isinstance(flow, Flow) and isinstance(flow.bijector, Conditioned):
-        layer, context = flow.bijector.bijector, flow.bijector.context
-        return layer, lambda layer: flow.replace(bijector=Conditioned(layer, context))
     if isinstance(flow, Flow | ConditionalFlow):
-        return flow.bijector, lambda bijector: flow.replace(bijector=bijector)
+        layer, condition = flow.bijector.unconditioned()
+        return layer, lambda layer: flow.replace(bijector=condition(layer))
     return flow, lambda tree: tree
 
 
 def _is_foreign(node: Any) -> bool:
     """Whether ``node`` is never trained, not even where its numbers are traced."""
-    return isinstance(node, Foreign)
+    return isinstance(node, Bijector) and not node.is_trainable
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

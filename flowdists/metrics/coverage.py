@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.distribution import ConditionalFlow
+from flowdists.conditional_flow import ConditionalFlow
 from flowdists.metrics._draws import check_finite
 
 Array = jax.Array

@@ -1,8 +1,6 @@
 """Conditioners: networks that turn part of an event, and a context, into a layer's parameters."""
 
 from flowdists.networks.base import Linear, Network
-from flowdists.networks.conv_net import ConvNet, ResidualConvNet, ZeroConv
-from flowdists.networks.convolution import Conv
 from flowdists.networks.deep_sets import DeepSets
 from flowdists.networks.made import MADE
 from flowdists.networks.mlp import MLP, ResidualMLP
@@ -10,12 +8,8 @@ from flowdists.networks.mlp import MLP, ResidualMLP
 __all__ = [
     "MADE",
     "MLP",
-    "Conv",
-    "ConvNet",
     "DeepSets",
     "Linear",
     "Network",
-    "ResidualConvNet",
     "ResidualMLP",
-    "ZeroConv",
 ]

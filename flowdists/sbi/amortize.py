@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from flowdists import _check
-from flowdists.distribution import ConditionalFlow
+from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flows import NSF
 from flowdists.sbi.conditional import SiteFlow
 from flowdists.sbi.invalid import INVALID, Invalid, finite_rows

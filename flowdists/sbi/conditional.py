@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from flowdists._pytree import make_pytree_class, static
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.sbi.sites import Sites, Values
 
 Array = jax.Array

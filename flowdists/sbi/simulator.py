@@ -15,7 +15,7 @@ from numpyro.infer.util import helpful_support_errors
 from numpyro.ops.provenance import eval_provenance
 
 from flowdists import _check
-from flowdists.bijectors.concatenated import Concatenation
+from flowdists.bijectors.compose.concatenated import Concatenation
 from flowdists.infer._joint import split_trace, values_of
 from flowdists.sbi.interior import into_interior
 from flowdists.sbi.sites import Sites, Values

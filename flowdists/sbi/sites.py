@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowdists.bijectors.concatenated import split
+from flowdists.bijectors._events import split_vector
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -77,4 +77,4 @@ class Sites(NamedTuple):
 
     def unpack(self, vector: Array) -> Values:
         """The inverse of :meth:`pack`: values by site."""
-        return dict(zip(self.names, split(vector, self.shapes), strict=True))
+        return dict(zip(self.names, split_vector(vector, self.shapes), strict=True))

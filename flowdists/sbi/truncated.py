@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.flows import NSF
 from flowdists.sbi.amortize import REMEDY, Options, fit_to, new_posterior
 from flowdists.sbi.conditional import SiteFlow

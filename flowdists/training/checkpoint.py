@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.io import encode, save
 
 INTERVAL = 30.0  # seconds between writes, at least

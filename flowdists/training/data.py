@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.bijectors.multiscale import multi_scale
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -64,8 +64,8 @@ def check_data(
         raise ValueError(f"fit: `{prefix}x` is empty, expected at least one row")
     if jnp.issubdtype(x.dtype, jnp.floating):
         _finite(f"{prefix}x", x)
-    if transform is None and multi_scale(flow.bijector) is not None:
-        _check.pixels("fit", f"{prefix}x", x)
+    if transform is None:
+        flow.bijector.check_data("fit", f"{prefix}x", x)
     if transform is not None:
         _check_transformed(transform, f"{prefix}x", x, expected)
     context = _check_context(flow, context, x.shape[0], f"{prefix}context")

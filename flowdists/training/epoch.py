@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.training.data import Data, Transform
 from flowdists.training.parameters import Parameters, put_parameters
 

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 
 from flowdists import _check
-from flowdists.bijectors.conditioned import Conditioned
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.training.checkpoint import Checkpoint
 from flowdists.training.data import Data, Transform
 from flowdists.training.epoch import Report, Settings, initial_state, num_steps, run_epoch
@@ -234,7 +234,7 @@ def _check_flow(flow: Any) -> None:
             f"fit: `flow` must have no batch axes, got batch shape {batch_shape}; a conditional "
             "flow is trained as it is, with `context`"
         )
-    if isinstance(flow.bijector, Conditioned):
+    if flow.bijector.unconditioned()[0] is not flow.bijector:
         raise ValueError(
             "fit: `flow` must not be conditioned yet, for its context would be trained as a "
             "parameter; give the ConditionalFlow, and `context`"

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 
 
 class History(NamedTuple):

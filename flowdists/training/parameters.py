@@ -12,7 +12,8 @@ from numpyro.distributions import biject_to
 from flowdists._base_spec import bare_base, build_base, describe_base
 from flowdists._names import named_leaves
 from flowdists.bijectors.base import Bijector
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 
 Array = jax.Array
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from flowdists import _check
-from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.conditional_flow import ConditionalFlow
+from flowdists.flow import Flow
 from flowdists.training.data import (
     Data,
     Transform,

@@ -1,16 +1,17 @@
 """The contract of a transformer: a family of increasing maps of a scalar."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from flowdists._compensated import Compensated, carries_errors
+from flowdists._constraints import lift_constraint, same, within_bounds
 
-__all__ = ["Transformer", "check_transformer"]
+__all__ = ["Transformer", "check_transformer", "run_within_bounds"]
 
 
 class Transformer(ABC):
@@ -29,13 +30,6 @@ class Transformer(ABC):
     >>> fd.transformers.Affine().num_params
     2
     """
-
-    # Whether the two methods take `Compensated` values as well as arrays; others get them rounded.
-    _carries_errors: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._carries_errors = carries_errors(cls, ("forward", "inverse"))
 
     @property
     @abstractmethod
@@ -60,15 +54,13 @@ class Transformer(ABC):
     def inverse(self, y: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         r"""Return :math:`x = f^{-1}(y; \theta)` and :math:`\log |dx/dy|`, both of ``y``'s shape."""
 
-    def _as_arrays(self, x: Any, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    def _as_arrays(self, x: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Check the shapes, and bring both to one floating type, at least float32.
-
-        A value with its rounding errors stays one.
 
         A network may run in bfloat16; log-slopes are summed over dimensions and layers, so
         they are computed in more than its eight bits.
         """
-        x, params = x if isinstance(x, Compensated) else jnp.asarray(x), jnp.asarray(params)
+        x, params = jnp.asarray(x), jnp.asarray(params)
         expected = (self.num_params, *x.shape)
         matches = params.ndim == len(expected) and all(
             given in (size, 1) for given, size in zip(params.shape[1:], expected[1:], strict=True)
@@ -78,7 +70,7 @@ class Transformer(ABC):
                 f"{type(self).__name__}: params must have shape (num_params, *x.shape) = "
                 f"{expected}, got {params.shape}"
             )
-        dtype = jnp.result_type(x.dtype, params, jnp.float32)
+        dtype = jnp.result_type(x, params, jnp.float32)
         return x.astype(dtype), params.astype(dtype)
 
 
@@ -92,3 +84,28 @@ def check_transformer(caller: str, transformer: object) -> Transformer:
         given = transformer.__name__ if isinstance(transformer, type) else repr(transformer)
         raise TypeError(f"{caller}: `transformer` must be a Transformer, got {given}")
     return transformer
+
+
+def run_within_bounds(
+    transformer: Transformer,
+    direction: Literal["forward", "inverse"],
+    value: jax.Array,
+    run: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    event_ndims: int = 0,
+) -> tuple[jax.Array, jax.Array]:
+    """``run(value)``, with a log-slope of ``-inf`` outside of the bounds of the transformer's side.
+
+    A map of a bounded set onto itself decides by itself what it does outside of it: an angle, say,
+    is wrapped.
+
+    Args:
+      transformer: states its domain and its codomain.
+      direction: which of them ``value`` should be in.
+      value: ``(*batch, *event_shape)``.
+      run: gives a value and a log-slope (or log-determinant), one for each event.
+      event_ndims: the number of event axes.
+    """
+    if same(transformer.domain, transformer.codomain):
+        return run(value)
+    side = transformer.domain if direction == "forward" else transformer.codomain
+    return within_bounds(lift_constraint(side, event_ndims), value, run)

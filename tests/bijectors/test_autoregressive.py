@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flowdists.bijectors.autoregressive import MaskedAutoregressive
-from flowdists.bijectors.repeat import Repeat
+from flowdists.bijectors.compose.repeat import Repeat
 from flowdists.transformers import Affine, RationalQuadratic, Transformer
 from tests.draws import drawn, normal
 from tests.table import perturb

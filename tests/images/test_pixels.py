@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 import flowdists as fd
-from flowdists.bijectors.pixel_logit import PixelLogit
 from flowdists.images import bits_per_dim, dequantize, from_uint8, reduce_bits, to_uint8
+from flowdists.images.layers.pixel_logit import PixelLogit
 from flowdists.images.pixels import place
 from tests.tolerances import AGREE_F32, P_VALUE, ROUND_TRIP_F32
 

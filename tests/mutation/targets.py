@@ -73,8 +73,8 @@ _CONTRACT = "tests/bijectors/test_contract.py"
 _FRAMEWORKS = "tests/bijectors/test_frameworks.py"
 _SIDES = "tests/bijectors/test_sides.py"
 _AUTOREGRESSIVE = "tests/bijectors/test_autoregressive.py"
-_CONDITIONING = "tests/conditioning/test_given_*.py"
-_SUPPORTS = "tests/distribution/test_flow_supports.py"
+_CONDITIONING = "tests/conditionals/test_given_*.py"
+_SUPPORTS = "tests/flow/test_flow_supports.py"
 _MULTISCALE = "tests/bijectors/test_multiscale.py"
 _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bijectors/_channels": (("split_prior", "conv_coupling"), (_MULTISCALE,)),
@@ -99,7 +99,7 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bijectors/concatenated": (("concatenated",), (_CONDITIONING,)),
     "bijectors/conditioned": (
         ("conditional:affine_coupling",),
-        ("tests/distribution/test_flow_context.py",),
+        ("tests/flow/test_flow_context.py",),
     ),
     "bijectors/context_elementwise": (("context_elementwise",), ()),
     "bijectors/conv_coupling": (("conv_coupling",), ("tests/bijectors/test_conv_coupling.py",)),
@@ -129,7 +129,7 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bijectors/support": (("support",), (_SUPPORTS,)),
     "bijectors/wrapper": (("repeat",), ()),
     "networks/made": (("autoregressive",), ("tests/networks/test_made.py",)),
-    "distribution": ((), ("tests/distribution/test_*.py",)),
+    "distribution": ((), ("tests/flow/test_*.py",)),
     "infer/importance_sampling": ((), ("tests/infer/test_importance_*.py",)),
     "infer/_scoring": ((), ("tests/infer/test_importance_*.py",)),
     "transformers/affine": ((), ("tests/transformers/test_affine.py",)),
@@ -149,8 +149,8 @@ _FLOWS = Stage(
             "tests/bijectors",
             "tests/transformers",
             "tests/networks",
-            "tests/distribution",
-            "tests/conditioning",
+            "tests/flow",
+            "tests/conditionals",
             "tests/flows",
         )
     ),

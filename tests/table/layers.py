@@ -9,7 +9,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import AffineTransform, ExpTransform, SoftplusTransform
 
 import flowdists as fd
-from flowdists.bijectors.remainder import Remainder
+from flowdists.conditionals.remainder import Remainder
 from flowdists.transformers import Additive, Compose
 from flowdists.transformers import Affine as AffineTransformer
 from tests.table.record import Entry
@@ -51,6 +51,22 @@ def remainder(key: jax.Array) -> fd.Bijector:
     """The rest of a flow of which two elements are given."""
     flow = fd.MAF(key, (4,), order=(2, 0, 3, 1), num_layers=1, **SMALL)
     return fd.given(flow, (0, 2), jnp.array([0.5, -1.0])).bijector
+
+
+class Doubled(fd.Wrapper):
+    """A wrapper of a user's own: twice what another bijector gives."""
+
+    bijector: fd.Bijector
+
+    def forward_and_log_det(self, x: jax.Array, context=None) -> tuple[jax.Array, jax.Array]:
+        """See :class:`flowdists.Bijector`."""
+        y, log_det = self.bijector.forward_and_log_det(x, context)
+        return 2 * y, log_det + x.shape[-1] * jnp.log(2.0)
+
+    def inverse_and_log_det(self, y: jax.Array, context=None) -> tuple[jax.Array, jax.Array]:
+        """See :class:`flowdists.Bijector`."""
+        x, log_det = self.bijector.inverse_and_log_det(y / 2, context)
+        return x, log_det - y.shape[-1] * jnp.log(2.0)
 
 
 def pixel_logit(key: jax.Array) -> fd.Bijector:
@@ -220,6 +236,8 @@ LAYERS = (
         lambda key: fd.Chain([fd.LULinear(key, (3,)), ExpTransform()]),
     ),
     Entry("layer:chain_foreign", fd.Chain, foreign_chain),
+    Entry("layer:foreign", fd.Foreign, lambda key: fd.Foreign(ExpTransform())),
+    Entry("layer:wrapper", Doubled, lambda key: Doubled(fd.AffineCoupling(key, (3,), **SMALL))),
     Entry("layer:repeat", fd.Repeat, lambda key: fd.Repeat(key, coupling, 3)),
     Entry(
         "layer:repeat_checkpoint",
@@ -235,17 +253,17 @@ LAYERS = (
     ),
     Entry(
         "layer:support_interval",
-        fd.Foreign,
+        fd.Support,
         lambda key: fd.to_support(constraints.interval(-1.0, 3.0)),
     ),
     Entry(
         "layer:support_positive",
-        fd.Foreign,
+        fd.Support,
         lambda key: fd.to_support(constraints.positive),
     ),
     Entry(
         "layer:support_simplex",
-        fd.Foreign,
+        fd.Support,
         lambda key: fd.to_support(constraints.simplex),
         exempt=ON_A_SIMPLEX,
     ),

@@ -1,0 +1,5 @@
+"""Autoregressive layers: sampling costs what scoring costs."""
+
+from flowdists.bijectors.autoregressive.layer import MaskedAutoregressive
+
+__all__ = ["MaskedAutoregressive"]
