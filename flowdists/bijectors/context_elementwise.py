@@ -77,7 +77,7 @@ class ContextElementwise(Bijector):
         in_size = math.prod(self.context_shape)
         out_size = transformer.num_params * math.prod(self.event_shape)
         if conditioner is not None:
-            self.conditioner = as_conditioner(caller, conditioner, in_size, out_size, 0)
+            self.conditioner = as_conditioner(caller, conditioner, (in_size,), out_size, 0)
         elif hidden_sizes:
             self.conditioner = MLP(
                 key,

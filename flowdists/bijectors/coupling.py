@@ -101,7 +101,7 @@ class Coupling(Bijector):
             )
         else:
             no_options(caller, hidden_sizes=hidden_sizes, residual=residual, activation=activation)
-        self.conditioner = as_conditioner(caller, conditioner, in_size, out_size, context_size)
+        self.conditioner = as_conditioner(caller, conditioner, (in_size,), out_size, context_size)
 
     @property
     def event_shape(self) -> Shape:

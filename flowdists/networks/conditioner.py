@@ -2,69 +2,117 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from flowdists._pytree import Partitioned, is_float_array
+from flowdists._pytree import Partitioned, is_float_array, static
 from flowdists.networks.base import Array, Network
+
+Shape = tuple[int, ...]
 
 
 class ForeignConditioner(Network):
-    """A callable pytree of somebody else's (an Equinox module, a closure over nothing).
+    """A callable pytree of another library (an Equinox module, a closure over nothing).
 
-    It maps one vector, the features followed by the context, to one vector, and is vmapped over the
+    It maps one array to one array, the context appended to the last axis, and is vmapped over the
     batch. Its float arrays are parameters; everything else in it is configuration.
 
     Args:
       function: the callable pytree.
+      ndims: the number of axes of what it takes: 1 for a vector, 3 for an image.
     """
 
     wrapped: Partitioned
+    ndims: int = static()
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, ndims: int) -> None:
         self.wrapped = Partitioned(function, is_float_array)
+        self.ndims = ndims
 
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        function = self.wrapped.merge()
         if context is not None:
-            batch = x.shape[:-1]
-            x = jnp.concatenate(
-                [x, jnp.broadcast_to(context, (*batch, context.shape[-1]))], axis=-1
-            )
-        flat = jax.vmap(function)(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
-        return flat.reshape(*x.shape[:-1], flat.shape[-1])
+            context = jnp.expand_dims(context, tuple(range(-self.ndims, -1)))
+            context = jnp.broadcast_to(context, (*x.shape[:-1], context.shape[-1]))
+            x = jnp.concatenate([x, context], axis=-1)
+        return over_batch(self.wrapped.merge(), x, self.ndims)
 
 
 def as_conditioner(
-    caller: str, function: Any, in_size: int, out_size: int, context_size: int
+    caller: str, function: Any, in_shape: Shape, out_size: int, context_size: int
 ) -> Any:
     """``function`` as a network ``(x, context) -> parameters``, its sizes checked by a dry run.
 
+    Args:
+      caller: the name of the layer, for error messages.
+      function: a network of ours that takes contexts, or a callable pytree.
+      in_shape: shape of one input: ``(in_size,)``, or ``(H, W, channels)``.
+      out_size: the last axis of the output; the other axes are those of the input.
+      context_size: length of the context vector, 0 for none.
+
     Raises:
       TypeError: if it is not callable.
-      ValueError: if it does not map ``in_size`` (and the context) to ``out_size`` numbers.
+      ValueError: if it does not map the one shape to the other.
     """
-    if not callable(function):
-        raise TypeError(
-            f"{caller}: `conditioner` must be a callable pytree, got {type(function).__name__}"
-        )
-    network: Any = function if isinstance(function, Network) else ForeignConditioner(function)
-    inputs = jax.ShapeDtypeStruct((1, in_size), jnp.result_type(float))
-    context = jax.ShapeDtypeStruct((1, context_size), inputs.dtype) if context_size else None
-    wanted = f"map {in_size + context_size} features to {out_size}"
-    try:
-        shape = jax.eval_shape(lambda x, c: network(x, c), inputs, context).shape
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{caller}: `conditioner` must {wanted}; calling it failed") from error
-    if shape != (1, out_size):
-        raise ValueError(f"{caller}: `conditioner` must {wanted}, got {math.prod(shape)}")
+    check_callable(caller, "conditioner", function)
+    is_ours = isinstance(function, Network)
+    takes_contexts = is_ours and "context" in inspect.signature(function.__call__).parameters
+    network: Any = function if takes_contexts else ForeignConditioner(function, len(in_shape))
+    # More inputs than a row has pixels: a network of vectors would take contexts for pixels.
+    batch = 1 + math.prod(in_shape[-2:-1])
+    *rest, in_size = in_shape
+    wanted = f"map arrays of shape {(*rest, in_size + context_size)} to {(*rest, out_size)}"
+    context = jax.ShapeDtypeStruct((batch, context_size), float) if context_size else None
+    output = dry_run(f"{caller}: `conditioner` must {wanted}", network, (batch, *in_shape), context)
+    if output.shape != (batch, *rest, out_size):
+        raise ValueError(f"{caller}: `conditioner` must {wanted}, got {output.shape[1:]}")
     return network
 
 
-def flatten_context(context: Array | None, context_shape: tuple[int, ...] | None) -> Array | None:
+def check_callable(caller: str, argument: str, function: Any) -> None:
+    """``function`` can be called.
+
+    Raises:
+      TypeError: otherwise.
+    """
+    if not callable(function):
+        raise TypeError(
+            f"{caller}: `{argument}` must be a callable pytree, got {type(function).__name__}"
+        )
+
+
+def dry_run(wanted: str, function: Callable[..., Any], shape: Shape, *others: Any) -> Any:
+    """What ``function`` makes of an array of ``shape``, found without computing anything.
+
+    Args:
+      wanted: what it must do, for the error message.
+      function: a network.
+      shape: of its first argument.
+      others: its other arguments, as :func:`jax.eval_shape` takes them.
+
+    Raises:
+      ValueError: if calling it fails.
+    """
+    first = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+    others = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, first.dtype), others)
+    try:
+        return jax.eval_shape(lambda *args: function(*args), first, *others)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{wanted}; calling it failed") from error
+
+
+def over_batch(function: Callable[[Array], Array], x: Array, ndims: int) -> Array:
+    """``function``, of arrays with ``ndims`` axes, on each of a batch of any shape."""
+    batch = x.shape[: x.ndim - ndims]
+    out = jax.vmap(function)(x.reshape(math.prod(batch), *x.shape[len(batch) :]))
+    return out.reshape(*batch, *out.shape[1:])
+
+
+def flatten_context(context: Array | None, context_shape: Shape | None) -> Array | None:
     """Contexts of any shape as vectors, ``(*batch, size)``."""
     if context is None or context_shape is None:
         return None

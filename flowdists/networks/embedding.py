@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 
 from flowdists._pytree import Partitioned, is_float_array, static
 from flowdists.networks.base import Array, Network
+from flowdists.networks.conditioner import check_callable, dry_run, over_batch
 
 Shape = tuple[int, ...]
 
@@ -36,10 +36,7 @@ class Embedding(Network):
     ends_in_mask: bool = static()
 
     def __init__(self, caller: str, function: Any, context_shape: Shape) -> None:
-        if not callable(function):
-            raise TypeError(
-                f"{caller}: `embedding` must be a callable pytree, got {type(function).__name__}"
-            )
+        check_callable(caller, "embedding", function)
         is_ours = isinstance(function, Network)
         self.network = function if is_ours else Partitioned(function, is_float_array)
         self.context_shape = context_shape
@@ -48,9 +45,7 @@ class Embedding(Network):
 
     def __call__(self, context: Array) -> Array:
         network = self.network.merge() if isinstance(self.network, Partitioned) else self.network
-        batch = context.shape[: context.ndim - len(self.context_shape)]
-        flat = jax.vmap(network)(context.reshape(math.prod(batch), *self.context_shape))
-        return flat.reshape(*batch, *flat.shape[1:])
+        return over_batch(network, context, len(self.context_shape))
 
     def output_size(self, caller: str) -> int:
         """The length of the vector, found without computing anything."""
@@ -68,14 +63,10 @@ def vector_size(what: str, function: Any, shape: Shape) -> int:
     Raises:
       ValueError: if it fails, or makes anything else.
     """
-    wanted = f"{what} must map an array of shape {shape} to a vector"
-    given = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float))
-    try:
-        output = jax.eval_shape(function, given)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{wanted} of floats; calling it failed") from error
+    wanted = f"{what} must map an array of shape {shape} to a vector of floats"
+    output = dry_run(wanted, function, (1, *shape))
     is_array = isinstance(output, jax.ShapeDtypeStruct)
     if not is_array or len(output.shape) != 2 or not jnp.issubdtype(output.dtype, jnp.floating):
         got = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", output)
-        raise ValueError(f"{wanted} of floats, got {got}")
+        raise ValueError(f"{wanted}, got {got}")
     return int(output.shape[1])

@@ -65,9 +65,9 @@ CONV = drawn(lambda key: Conv(key, 1, 2))
         (
             {"conditioner": drawn(lambda key: Conv(key, 1, 3))},
             ValueError,
-            r"to 2 channels, got .*\(4, 4, 3\)",
+            r"to \(4, 4, 2\), got \(4, 4, 3\)",
         ),
-        ({"conditioner": lambda x: x.sum()}, ValueError, r"got images of shape \(\), expected"),
+        ({"conditioner": lambda x: x.sum()}, ValueError, r"to \(4, 4, 2\), got \(\)"),
         ({"conditioner": 3}, TypeError, "must be a callable pytree, got int"),
         # Takes contexts, but of vectors: a batch of contexts is not a row of pixels.
         (

@@ -11,9 +11,9 @@ from flowdists.bijectors.base import Array
 from flowdists.bijectors.coupling import Coupling, check_onto_itself, no_options
 from flowdists.images.check import image_shape
 from flowdists.images.layers.partition import image_partition
-from flowdists.images.networks.conditioner import as_image_conditioner
 from flowdists.images.networks.conv_net import ConvNet, ResidualConvNet, ZeroConv
 from flowdists.networks.base import Activation
+from flowdists.networks.conditioner import as_conditioner
 from flowdists.transformers import Affine, Transformer
 
 
@@ -95,7 +95,7 @@ class ConvCoupling(Coupling):
             conditioner = _default_conditioner(
                 key, kept, out_channels, residual, {"hidden_channels": 512, **given}, context_size
             )
-        self.conditioner = as_image_conditioner(
+        self.conditioner = as_conditioner(
             caller, conditioner, (*shape[:2], kept), out_channels, context_size
         )
 
