@@ -10,8 +10,13 @@ import numpy as np
 import numpyro.distributions as dist
 
 from flowdists import _check
-from flowdists._base_spec import bare_base, describe_base
-from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform
+from flowdists.bases import (
+    StandardLogistic,
+    StandardNormal,
+    StandardUniform,
+    bare_base,
+    describe_base,
+)
 from flowdists.bijectors._dependence import closure, compose, dependence, elimination_order, follow
 from flowdists.bijectors._image import bounds, layers_of, same
 from flowdists.bijectors.base import Bijector, lift_constraint, real_constraint

@@ -14,7 +14,7 @@ from flowdists.images.dequantization import VariationalDequantizer
 from flowdists.images.pixels import check_num_bits, dequantize
 from flowdists.training.errors import NonFiniteLossError
 from flowdists.training.fit import fit
-from flowdists.training.history import FitResult, History
+from flowdists.training.result import FitResult, History
 
 
 class DequantizedFit(NamedTuple):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from flowdists.distribution import ConditionalFlow, Flow
-from flowdists.training.data import Data, Transform
 from flowdists.training.parameters import Parameters, put_parameters
+from flowdists.training.rows import Data, Transform
 
 Array = jax.Array
 

@@ -20,15 +20,15 @@ from flowdists import _check
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.training.checkpoint import Checkpoint
-from flowdists.training.data import Data, Transform
+from flowdists.training.data import open_source
 from flowdists.training.epoch import Report, Settings, initial_state, num_steps, run_epoch
 from flowdists.training.errors import NonFiniteLossError
-from flowdists.training.history import FitResult, History
 from flowdists.training.losses import negative_log_likelihood
-from flowdists.training.optimizers import clipped, default_optimizer
+from flowdists.training.optimizer import clipped, default_optimizer
 from flowdists.training.parameters import put_parameters, take_parameters
 from flowdists.training.progress import progress_bar, show
-from flowdists.training.source import open_source
+from flowdists.training.result import FitResult, History
+from flowdists.training.rows import Data, Transform
 
 LEARNING_RATE = 2e-3
 DATA_INIT_ROWS = 4096

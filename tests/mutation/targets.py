@@ -129,7 +129,7 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bijectors/support": (("support",), (_SUPPORTS,)),
     "bijectors/wrapper": (("repeat",), ()),
     "networks/made": (("autoregressive",), ("tests/networks/test_made.py",)),
-    "distribution": ((), ("tests/distribution/test_*.py",)),
+    "distribution": ((), ("tests/distribution/test_*.py", "tests/bases/test_bases.py")),
     "infer/importance_sampling": ((), ("tests/infer/test_importance_*.py",)),
     "infer/_scoring": ((), ("tests/infer/test_importance_*.py",)),
     "transformers/affine": ((), ("tests/transformers/test_affine.py",)),
@@ -150,6 +150,7 @@ _FLOWS = Stage(
             "tests/transformers",
             "tests/networks",
             "tests/distribution",
+            "tests/bases",
             "tests/conditioning",
             "tests/flows",
         )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpyro.distributions as dist
 
-from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform
+from flowdists.bases.standard import StandardLogistic, StandardNormal, StandardUniform
 
 
 class BaseSpec(NamedTuple):
