@@ -1,7 +1,8 @@
-"""Base distributions in parts: a class, its arguments by name, and the wrappers around it.
+"""Base distributions taken apart: a class, its arguments by name, and the wrappers around it.
 
-NumPyro's leaf order is no basis for a file, nor its leaves for training: they follow a set's order,
-and some of them are constrained. The constructor's arguments are named and have constraints.
+Files and training use these rather than the pytree's leaves. The order of NumPyro's leaves follows
+that of a set, and some of them are constrained; a constructor's arguments have names and
+constraints.
 """
 
 from __future__ import annotations
@@ -12,50 +13,75 @@ import numpyro.distributions as dist
 
 from flowdists.bases.standard import StandardLogistic, StandardNormal, StandardUniform
 
+Wrappers = tuple[tuple[str, Any], ...]
+
+STANDARD = {cls.__name__: cls for cls in (StandardLogistic, StandardNormal, StandardUniform)}
+
 
 class BaseSpec(NamedTuple):
-    """All of a base but its arguments; JSON can hold it.
+    """Everything about a base except its arguments; JSON can hold it.
 
     Attributes:
-      name: the class in :mod:`numpyro.distributions`, or a base of ours.
+      name: a class in :mod:`numpyro.distributions`, or one of the standard bases here.
       options: arguments that are configuration.
       wrappers: ``("expand", batch_shape)`` and ``("independent", ndims)``, innermost first.
     """
 
     name: str
     options: dict[str, Any]
-    wrappers: tuple[tuple[str, Any], ...]
+    wrappers: Wrappers
 
 
 def describe_base(base: dist.Distribution) -> tuple[BaseSpec, dict[str, Any]]:
     """Take ``base`` apart into its spec and its arguments, numbers or arrays.
 
     Raises:
-      TypeError: if the class is not public in NumPyro, or its arguments do not say all of it.
+      TypeError: if the class is not public in NumPyro, or its arguments do not describe all of it.
     """
-    wrappers: list[tuple[str, Any]] = []
-    while type(base) in (dist.ExpandedDistribution, dist.Independent):
-        if type(base) is dist.ExpandedDistribution:
-            wrappers.append(("expand", tuple(base.batch_shape)))
-        else:
-            wrappers.append(("independent", base.reinterpreted_batch_ndims))
-        base = base.base_dist
-    options, arguments = _arguments(base)
-    return BaseSpec(type(base).__name__, options, tuple(reversed(wrappers))), arguments
+    bare, wrappers = unwrap(base)
+    if type(bare) in STANDARD.values():
+        options, arguments = bare.options(), {}
+    else:
+        options, arguments = {}, _arguments(bare)
+    return BaseSpec(type(bare).__name__, options, wrappers), arguments
 
 
 def build_base(spec: BaseSpec, arguments: dict[str, Any]) -> dist.Distribution:
     """The distribution that ``spec`` and ``arguments`` describe.
 
     Raises:
-      ValueError: if there is no such distribution, or it has no such wrapper.
+      ValueError: if there is no such distribution, or no such wrapper.
     """
-    ours = {cls.__name__: cls for cls in (StandardLogistic, StandardNormal, StandardUniform)}
-    cls = ours.get(spec.name) or getattr(dist, spec.name, None)
+    cls: Any = STANDARD.get(spec.name) or getattr(dist, spec.name, None)
     if not (isinstance(cls, type) and issubclass(cls, dist.Distribution)):
         raise ValueError(f"numpyro.distributions has no distribution {spec.name!r}")
-    base = cls(**spec.options, **arguments)
-    for kind, value in spec.wrappers:
+    return wrap(cls(**spec.options, **arguments), spec.wrappers)
+
+
+def bare_base(base: dist.Distribution) -> dist.Distribution:
+    """``base`` without its wrappers."""
+    return unwrap(base)[0]
+
+
+def unwrap(base: dist.Distribution) -> tuple[dist.Distribution, Wrappers]:
+    """``base`` without its wrappers, and these, innermost first."""
+    wrappers: Wrappers = ()
+    while type(base) in (dist.ExpandedDistribution, dist.Independent):
+        if type(base) is dist.ExpandedDistribution:
+            wrappers = (("expand", tuple(base.batch_shape)), *wrappers)
+        else:
+            wrappers = (("independent", base.reinterpreted_batch_ndims), *wrappers)
+        base = base.base_dist
+    return base, wrappers
+
+
+def wrap(base: dist.Distribution, wrappers: Wrappers) -> dist.Distribution:
+    """``base`` in the given wrappers.
+
+    Raises:
+      ValueError: if there is no such wrapper.
+    """
+    for kind, value in wrappers:
         if kind == "expand":
             base = dist.ExpandedDistribution(base, tuple(value))
         elif kind == "independent":
@@ -65,28 +91,16 @@ def build_base(spec: BaseSpec, arguments: dict[str, Any]) -> dist.Distribution:
     return base
 
 
-def bare_base(base: dist.Distribution) -> dist.Distribution:
-    """``base`` without its wrappers."""
-    while type(base) in (dist.ExpandedDistribution, dist.Independent):
-        base = base.base_dist
-    return base
-
-
-def _arguments(base: dist.Distribution) -> tuple[dict[str, Any], dict[str, Any]]:
+def _arguments(base: dist.Distribution) -> dict[str, Any]:
     cls = type(base)
-    if cls in (StandardLogistic, StandardNormal, StandardUniform):
-        options = {"event_shape": base.event_shape, "batch_shape": base.batch_shape}
-        if cls is StandardUniform:
-            options |= {"low": base.low, "high": base.high}
-        return options, {}
     if getattr(dist, cls.__name__, None) is not cls:
         raise TypeError(f"{cls.__name__} is not a class of numpyro.distributions")
     fields = {*cls.gather_pytree_data_fields(), *cls.gather_pytree_aux_fields()}
-    # Fields with a leading underscore are NumPyro's own, made again from the arguments.
+    # NumPyro derives the fields with a leading underscore from the arguments.
     others = {f for f in fields if not f.startswith("_")} - set(base.arg_constraints)
     if not base.arg_constraints or others:
         raise TypeError(f"a {cls.__name__} holds more than numbers and arrays of parameters")
     arguments = base.get_args()
-    if "scale_tril" in arguments:  # a multivariate normal keeps equivalent matrices beside it
+    if "scale_tril" in arguments:  # a multivariate normal also keeps equivalent matrices
         arguments = {k: v for k, v in arguments.items() if not k.endswith("_matrix")}
-    return {}, arguments
+    return arguments

@@ -1,13 +1,11 @@
-"""Base distributions without leaves, and what a flow asks of any base."""
+"""Standard distributions: independent elements, no parameters, pytrees without leaves."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -19,21 +17,58 @@ Array = jax.Array
 Shape = tuple[int, ...]
 
 
-class _Standard(dist.Distribution):
-    """A distribution without parameters: a pytree without leaves."""
+class Standard(dist.Distribution):
+    """Independent elements of one distribution without parameters, over an event of any shape.
 
-    pytree_data_fields = ()
+    Subclasses define ``sample``, ``log_prob``, ``mean`` and ``variance``.
+
+    Args:
+      event_shape: shape of one event.
+      batch_shape: shape of a batch of events.
+    """
+
+    element_support: constraints.Constraint = constraints.real
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        batch_shape: Sequence[int] = (),
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        shape = _check.shape(type(self).__name__, "event_shape", event_shape)
+        super().__init__(tuple(batch_shape), shape, validate_args=validate_args)
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of the constructor; JSON can hold them."""
+        return {"event_shape": self.event_shape, "batch_shape": self.batch_shape}
 
     @property
-    def has_rsample(self) -> bool:
-        return True
+    def support(self) -> constraints.Constraint:
+        if not self.event_shape:
+            return self.element_support
+        return constraints.independent(self.element_support, self.event_dim)
 
-    def rsample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Draw; the draws do not depend on any parameter."""
-        return self.sample(key, sample_shape)
+    def expand(self, batch_shape: Sequence[int]) -> Standard:
+        """The same distribution with another batch shape, which the present one broadcasts to."""
+        target = tuple(batch_shape)
+        if not broadcasts_to(self.batch_shape, target):
+            raise ValueError(f"expand: `batch_shape` must extend {self.batch_shape}, got {target}")
+        return type(self)(**{**self.options(), "batch_shape": target})
+
+    def _sum_over_event(self, log_density: Array) -> Array:
+        return log_density.sum(tuple(range(-self.event_dim, 0)))
 
 
-class StandardNormal(_Standard):
+def broadcasts_to(shape: Shape, target: Shape) -> bool:
+    """Whether arrays of ``shape`` broadcast to ``target``."""
+    try:
+        return jnp.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
+
+
+class StandardNormal(Standard):
     """Independent standard normals over an event of any shape. A pytree without leaves.
 
     Args:
@@ -44,19 +79,7 @@ class StandardNormal(_Standard):
     (5,)
     """
 
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        batch_shape: Sequence[int] = (),
-        *,
-        validate_args: bool | None = None,
-    ) -> None:
-        shape = _check.shape("StandardNormal", "event_shape", event_shape)
-        super().__init__(tuple(batch_shape), shape, validate_args=validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return _independent(constraints.real, len(self.event_shape))
+    family = dist.Normal
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
         """Draw ``(*sample_shape, *batch_shape, *event_shape)``."""
@@ -64,9 +87,8 @@ class StandardNormal(_Standard):
 
     def log_prob(self, value: Array) -> Array:
         """Log-density in nats, of shape ``(*sample_shape, *batch_shape)``."""
-        axes = _event_axes(self)
         constant = 0.5 * math.prod(self.event_shape) * math.log(2 * math.pi)
-        return -0.5 * jnp.square(value).sum(axes) - constant
+        return -0.5 * self._sum_over_event(jnp.square(value)) - constant
 
     @property
     def mean(self) -> Array:
@@ -76,15 +98,44 @@ class StandardNormal(_Standard):
     def variance(self) -> Array:
         return jnp.ones(self.shape())
 
-    def expand(self, batch_shape: Sequence[int]) -> StandardNormal:
-        """The same base with another batch shape."""
-        return StandardNormal(self.event_shape, _expanded(self, batch_shape))
+
+class StandardLogistic(Standard):
+    """Independent standard logistics over an event of any shape. A pytree without leaves.
+
+    The sigmoid of each element is uniform on (0, 1).
+
+    Args:
+      event_shape: shape of one event.
+      batch_shape: shape of a batch of events.
+
+    >>> from flowdists.bases import StandardLogistic
+    >>> print(StandardLogistic((2,)).log_prob(jnp.zeros(2)))
+    -2.7725887
+    """
+
+    family = dist.Logistic
+
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Draw ``(*sample_shape, *batch_shape, *event_shape)``."""
+        return jax.random.logistic(key, self.shape(tuple(sample_shape)))
+
+    def log_prob(self, value: Array) -> Array:
+        """Log-density in nats, of shape ``(*sample_shape, *batch_shape)``."""
+        return self._sum_over_event(jax.nn.log_sigmoid(value) + jax.nn.log_sigmoid(-value))
+
+    @property
+    def mean(self) -> Array:
+        return jnp.zeros(self.shape())
+
+    @property
+    def variance(self) -> Array:
+        return jnp.full(self.shape(), math.pi**2 / 3)
 
 
-class StandardUniform(_Standard):
-    """Independent uniforms on ``(low, high)`` over an event of any shape, without leaves.
+class StandardUniform(Standard):
+    """Independent uniforms on ``(low, high)`` over an event of any shape. A pytree without leaves.
 
-    The density outside is zero.
+    The density outside of the bounds is zero.
 
     Args:
       event_shape: shape of one event.
@@ -113,12 +164,16 @@ class StandardUniform(_Standard):
         if not low < high:
             raise ValueError(f"StandardUniform: `low` must be below `high`, got {low} and {high}")
         self.low, self.high = float(low), float(high)
-        shape = _check.shape("StandardUniform", "event_shape", event_shape)
-        super().__init__(tuple(batch_shape), shape, validate_args=validate_args)
+        super().__init__(event_shape, batch_shape, validate_args=validate_args)
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of the constructor; JSON can hold them."""
+        return {**super().options(), "low": self.low, "high": self.high}
 
     @property
-    def support(self) -> constraints.Constraint:
-        return _independent(constraints.interval(self.low, self.high), len(self.event_shape))
+    def element_support(self) -> constraints.Constraint:
+        """The interval between the bounds."""
+        return constraints.interval(self.low, self.high)
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
         """Draw ``(*sample_shape, *batch_shape, *event_shape)``."""
@@ -128,11 +183,10 @@ class StandardUniform(_Standard):
     def log_prob(self, value: Array) -> Array:
         """Log-density in nats, of shape ``(*sample_shape, *batch_shape)``; ``-inf`` outside."""
         value = jnp.asarray(value)
-        log_density = jnp.where(
-            (value < self.low) | (value > self.high), -jnp.inf, -math.log(self.high - self.low)
-        )
+        outside = (value < self.low) | (value > self.high)
+        log_density = jnp.where(outside, -jnp.inf, -math.log(self.high - self.low))
         log_density = jnp.where(jnp.isnan(value), jnp.nan, log_density)
-        return log_density.astype(value.dtype).sum(_event_axes(self))
+        return self._sum_over_event(log_density.astype(value.dtype))
 
     @property
     def mean(self) -> Array:
@@ -141,198 +195,3 @@ class StandardUniform(_Standard):
     @property
     def variance(self) -> Array:
         return jnp.full(self.shape(), (self.high - self.low) ** 2 / 12)
-
-    def expand(self, batch_shape: Sequence[int]) -> StandardUniform:
-        """The same base with another batch shape."""
-        return StandardUniform(self.event_shape, self.low, self.high, _expanded(self, batch_shape))
-
-
-class StandardLogistic(_Standard):
-    """Independent standard logistics over an event of any shape. A pytree without leaves.
-
-    Their sigmoid is uniform on (0, 1).
-
-    Args:
-      event_shape: shape of one event.
-      batch_shape: shape of a batch of events.
-
-    >>> from flowdists.bases import StandardLogistic
-    >>> print(StandardLogistic((2,)).log_prob(jnp.zeros(2)))
-    -2.7725887
-    """
-
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        batch_shape: Sequence[int] = (),
-        *,
-        validate_args: bool | None = None,
-    ) -> None:
-        shape = _check.shape("StandardLogistic", "event_shape", event_shape)
-        super().__init__(tuple(batch_shape), shape, validate_args=validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return _independent(constraints.real, len(self.event_shape))
-
-    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
-        """Draw ``(*sample_shape, *batch_shape, *event_shape)``."""
-        return jax.random.logistic(key, self.shape(tuple(sample_shape)))
-
-    def log_prob(self, value: Array) -> Array:
-        """Log-density in nats, of shape ``(*sample_shape, *batch_shape)``."""
-        log_density = jax.nn.log_sigmoid(value) + jax.nn.log_sigmoid(-value)
-        return log_density.sum(_event_axes(self))
-
-    @property
-    def mean(self) -> Array:
-        return jnp.zeros(self.shape())
-
-    @property
-    def variance(self) -> Array:
-        return jnp.full(self.shape(), math.pi**2 / 3)
-
-    def expand(self, batch_shape: Sequence[int]) -> StandardLogistic:
-        """The same base with another batch shape."""
-        return StandardLogistic(self.event_shape, _expanded(self, batch_shape))
-
-
-def make_base(caller: str, base: Any, event_shape: Shape) -> dist.Distribution:
-    """Resolve a recipe's ``base`` for events of ``event_shape``.
-
-    Args:
-      caller: the name of the recipe, for error messages.
-      base: None for a standard normal; or a NumPyro distribution whose event has ``event_shape``,
-        or whose batch and event together have it, or which broadcasts to it (a scalar one, say).
-      event_shape: shape of one event.
-
-    Raises:
-      TypeError: if it is not a NumPyro distribution.
-      ValueError: if its shape does not fit.
-    """
-    if base is None:
-        return StandardNormal(event_shape)
-    if not isinstance(base, dist.Distribution):
-        raise TypeError(
-            f"{caller}: `base` must be a numpyro distribution or None, got {type(base).__name__}"
-        )
-    if base.event_shape == event_shape:
-        return base
-    try:
-        fits = jnp.broadcast_shapes(base.shape(), event_shape) == event_shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"{caller}: `base` must have events of shape {event_shape}, got batch shape "
-            f"{base.batch_shape} and event shape {base.event_shape}"
-        )
-    batch_shape = event_shape[: len(event_shape) - base.event_dim]
-    return base.expand(batch_shape).to_event(len(batch_shape))
-
-
-@functools.singledispatch
-def temper(base: dist.Distribution, temperature: Any) -> dist.Distribution:
-    """``base`` with its scale multiplied by ``temperature``; 1 leaves it as it is.
-
-    Raises:
-      TypeError: if the base has no scale.
-    """
-    raise TypeError(
-        "with_temperature: the base must have a scale (normal, Student-t, Laplace, ...), got "
-        f"{type(base).__name__}"
-    )
-
-
-@temper.register
-def _(base: StandardNormal, temperature: Any) -> dist.Distribution:
-    # Unvalidated, because a temperature of 0, all samples at the mode, is a limit worth having.
-    normal = dist.Normal(0.0, temperature, validate_args=False)
-    return normal.expand(base.shape()).to_event(base.event_dim)
-
-
-@temper.register
-def _(base: StandardLogistic, temperature: Any) -> dist.Distribution:
-    logistic = dist.Logistic(0.0, temperature, validate_args=False)
-    return logistic.expand(base.shape()).to_event(base.event_dim)
-
-
-@temper.register(dist.Normal)
-@temper.register(dist.StudentT)
-@temper.register(dist.Laplace)
-@temper.register(dist.Logistic)
-@temper.register(dist.Cauchy)
-@temper.register(dist.Gumbel)
-def _(base: Any, temperature: Any) -> dist.Distribution:
-    arguments = base.get_args()
-    arguments["scale"] = arguments["scale"] * temperature
-    return type(base)(**arguments, validate_args=False)
-
-
-@temper.register(dist.Independent)
-def _(base: Any, temperature: Any) -> dist.Distribution:
-    return temper(base.base_dist, temperature).to_event(base.reinterpreted_batch_ndims)
-
-
-@temper.register(dist.ExpandedDistribution)
-def _(base: Any, temperature: Any) -> dist.Distribution:
-    return temper(base.base_dist, temperature).expand(base.batch_shape)
-
-
-@temper.register(dist.MultivariateNormal)
-def _(base: Any, temperature: Any) -> dist.Distribution:
-    scale_tril = base.scale_tril * temperature
-    return dist.MultivariateNormal(base.loc, scale_tril=scale_tril, validate_args=False)
-
-
-class DistraxBase(distrax.Distribution):
-    """A NumPyro distribution in distrax's interface, as the base of a ``distrax.Transformed``."""
-
-    def __init__(self, base: dist.Distribution) -> None:
-        self._base = base
-
-    @property
-    def event_shape(self) -> Shape:
-        return self._base.event_shape
-
-    @property
-    def batch_shape(self) -> Shape:
-        return self._base.batch_shape
-
-    def _sample_n(self, key: Array, n: int) -> Array:
-        return self._base.sample(key, (n,))
-
-    def log_prob(self, value: Array) -> Array:
-        """Log-density in nats."""
-        return self._base.log_prob(value)
-
-
-def as_distrax(base: dist.Distribution) -> distrax.Distribution:
-    """``base`` as a distrax distribution, batched as it is.
-
-    distrax draws the base at its own batch shape, so that it has to be that of the flow.
-    """
-    if isinstance(base, StandardNormal):
-        shape = base.shape()
-        normal = distrax.Normal(jnp.zeros(shape), jnp.ones(shape))
-        return distrax.Independent(normal, base.event_dim)
-    return DistraxBase(base)
-
-
-def _event_axes(base: dist.Distribution) -> tuple[int, ...]:
-    return tuple(range(-base.event_dim, 0))
-
-
-def _independent(constraint: constraints.Constraint, event_ndims: int) -> constraints.Constraint:
-    return constraints.independent(constraint, event_ndims) if event_ndims else constraint
-
-
-def _expanded(base: dist.Distribution, batch_shape: Sequence[int]) -> Shape:
-    target = tuple(batch_shape)
-    try:
-        extends = jnp.broadcast_shapes(base.batch_shape, target) == target
-    except ValueError:
-        extends = False
-    if not extends:
-        raise ValueError(f"expand: `batch_shape` must extend {base.batch_shape}, got {target}")
-    return target
