@@ -9,9 +9,7 @@ import numpyro.distributions as dist
 from flowdists.bases.description import unwrap, wrap
 from flowdists.bases.standard import StandardLogistic, StandardNormal
 
-LOCATION_SCALE = (
-    dist.Cauchy | dist.Gumbel | dist.Laplace | dist.Logistic | dist.Normal | dist.StudentT
-)
+WITH_SCALE = dist.Cauchy | dist.Gumbel | dist.Laplace | dist.Logistic | dist.Normal | dist.StudentT
 
 
 def temper(base: dist.Distribution, temperature: Any) -> dist.Distribution:
@@ -33,7 +31,7 @@ def _scaled(base: dist.Distribution, factor: Any) -> dist.Distribution:
     if isinstance(base, dist.MultivariateNormal):
         scale_tril = base.scale_tril * factor
         return dist.MultivariateNormal(base.loc, scale_tril=scale_tril, validate_args=False)
-    if isinstance(base, LOCATION_SCALE):
+    if isinstance(base, WITH_SCALE):
         arguments = base.get_args()
         arguments["scale"] = arguments["scale"] * factor
         return type(base)(**arguments, validate_args=False)

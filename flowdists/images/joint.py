@@ -12,9 +12,8 @@ from flowdists.bijectors.chain import Chain
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.images.dequantization import VariationalDequantizer
 from flowdists.images.pixels import check_num_bits, dequantize
-from flowdists.training.errors import NonFiniteLossError
 from flowdists.training.fit import fit
-from flowdists.training.result import FitResult, History
+from flowdists.training.result import FitResult, History, NonFiniteLossError
 
 
 class DequantizedFit(NamedTuple):

@@ -1,19 +1,20 @@
-"""One epoch of training as one compiled program."""
+"""Epochs of training, each of them one call of one compiled program."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from flowdists.distribution import ConditionalFlow, Flow
-from flowdists.training.parameters import Parameters, put_parameters
-from flowdists.training.rows import Data, Transform
+from flowdists.training.data import Data
+from flowdists.training.parameters import AnyFlow, Parameters, put_parameters
+from flowdists.training.rows import Rows, Transform
 
 Array = jax.Array
 
@@ -24,16 +25,16 @@ class Settings(NamedTuple):
     Attributes:
       optimizer: an optax optimizer.
       loss: ``(flow, x, context, weights) -> scalar``.
-      batch_size: the most rows in a minibatch.
+      batch_size: the largest number of rows in a minibatch.
       ema: decay of the moving average of the parameters, or None.
-      transform: ``(key, x) -> x``, what a flow sees of a batch of rows, or None.
+      transform: ``(key, x) -> x``, applied to ``x`` before the flow sees it, or None.
     """
 
     optimizer: Any
     loss: Callable[..., Array]
     batch_size: int
     ema: float | None
-    transform: Transform | None = None
+    transform: Transform | None
 
 
 class State(NamedTuple):
@@ -43,7 +44,7 @@ class State(NamedTuple):
       parameters: the parameters.
       optimizer: the optimizer's state.
       average: the moving average of the parameters, or None.
-      step: steps done.
+      step: the number of steps so far.
     """
 
     parameters: Parameters
@@ -53,14 +54,14 @@ class State(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The parameters worth keeping, and their loss."""
+    """The best parameters so far, and their loss."""
 
     parameters: Parameters
     loss: Array
 
 
 class Report(NamedTuple):
-    """What an epoch tells the host.
+    """What an epoch reports to the host.
 
     Attributes:
       losses: of every step.
@@ -74,64 +75,97 @@ class Report(NamedTuple):
     finite: Array
     improved: Array
 
+    def not_finite(self) -> str:
+        """What was not finite, in words."""
+        finite = np.isfinite(self.losses)
+        if not finite.all():
+            step = int(finite.argmin())
+            return f"the loss of minibatch {step} of {finite.size} was {self.losses[step]}"
+        if self.validation is not None and not np.isfinite(self.validation):
+            return f"the loss of the held-out rows was {self.validation}"
+        return "a parameter was not finite after the last minibatch"
 
-def num_steps(rows: int, batch_size: int) -> int:
-    """Minibatches in an epoch: as few as hold ``rows``, so that they can be of equal size."""
-    return math.ceil(rows / batch_size)
+
+def num_steps(num_rows: int, batch_size: int) -> int:
+    """The number of minibatches in an epoch: the smallest that can hold ``num_rows``."""
+    return math.ceil(num_rows / batch_size)
 
 
 def initial_state(parameters: Parameters, settings: Settings) -> tuple[State, Best]:
     """The state before the first epoch."""
     copy = functools.partial(jax.tree.map, jnp.copy)  # each is donated, or kept, on its own
     average = None if settings.ema is None else copy(parameters)
-    state = State(
-        parameters, settings.optimizer.init(parameters), average, jnp.zeros((), jnp.int32)
-    )
+    optimizer = settings.optimizer.init(parameters)
+    state = State(parameters, optimizer, average, jnp.zeros((), jnp.int32))
     return state, Best(copy(parameters), jnp.full((), jnp.inf, jnp.result_type(float)))
 
 
-# `best` is not donated: if the user interrupts the program, it is what remains.
+def run_epochs(
+    state: State,
+    best: Best,
+    key: Array,
+    flow: AnyFlow,
+    data: Data,
+    settings: Settings,
+    held_out_key: Array | None,
+) -> Iterator[tuple[Best, Report]]:
+    """Train for as many epochs as there are rows for.
+
+    Takes the arguments of :func:`run_epoch`, and yields after each epoch the best parameters so far
+    and the report. Both are complete: an interrupt arrives while the host waits for the report.
+    """
+    for epoch, rows in enumerate(data.epochs):
+        epoch_key = jax.random.fold_in(key, epoch)
+        state, best, report = run_epoch(
+            state, best, epoch_key, flow, rows, data.held_out, settings, held_out_key
+        )
+        yield best, jax.device_get(report)
+
+
+# `best` is not donated, because it remains if the user interrupts the program.
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def run_epoch(
     state: State,
     best: Best,
     key: Array,
-    flow: Flow | ConditionalFlow,
-    data: Data,
-    held_out: Data | None,
+    flow: AnyFlow,
+    rows: Rows,
+    held_out: Rows | None,
     settings: Settings,
-    held_out_key: Array | None = None,
+    held_out_key: Array | None,
 ) -> tuple[State, Best, Report]:
     """Shuffle the rows, take a step for each minibatch, evaluate the held-out rows.
 
-    The rows are divided evenly into :func:`num_steps` minibatches; those left over, fewer than
-    there are minibatches, sit this epoch out.
+    The rows are divided evenly into :func:`num_steps` minibatches. The rest, fewer rows than there
+    are minibatches, is left out of this epoch.
 
     Args:
-      state: the state, whose memory is taken over.
+      state: the state, whose memory is reused.
       best: the best parameters so far.
       key: PRNG key of this epoch.
       flow: supplies everything that is not trained.
-      data: rows to train on.
-      held_out: rows to evaluate, or None: then every epoch with finite numbers is the best so far.
-      settings: configuration.
+      rows: rows to train on.
+      held_out: rows to evaluate; or None, and every epoch with finite numbers is the best so far.
+      settings: what the program is compiled for.
       held_out_key: PRNG key of the transform of the held-out rows, the same in each epoch.
     """
-    steps = num_steps(data.size, settings.batch_size)
+    steps = num_steps(rows.size, settings.batch_size)
     noise_keys = None
     if settings.transform is not None:
         key, noise_key = jax.random.split(key)
         noise_keys = jax.random.split(noise_key, steps)
-    size = data.size // steps
-    batches = jax.random.permutation(key, data.size)[: steps * size].reshape(steps, size)
+    size = rows.size // steps
+    batches = jax.random.permutation(key, rows.size)[: steps * size].reshape(steps, size)
 
-    def loss_of(parameters: Parameters, rows: Data, noise_key: Array | None) -> Array:
+    def loss_of(parameters: Parameters, rows: Rows, noise_key: Array | None) -> Array:
         rows = rows.transformed(settings.transform, noise_key)
         return settings.loss(put_parameters(flow, parameters), *rows)
 
     def step(state: State, batch: tuple[Array, Array | None]) -> tuple[State, Array]:
-        rows, noise_key = batch
-        loss, gradient = jax.value_and_grad(loss_of)(state.parameters, data.take(rows), noise_key)
+        indices, noise_key = batch
+        loss, gradient = jax.value_and_grad(loss_of)(
+            state.parameters, rows.take(indices), noise_key
+        )
         updates, optimizer = settings.optimizer.update(
             gradient, state.optimizer, state.parameters, value=loss
         )
@@ -158,7 +192,7 @@ def run_epoch(
 def _move(
     average: Parameters | None, parameters: Parameters, decay: float | None, step: Array
 ) -> Parameters | None:
-    """The exponential moving average; in its first steps it forgets faster."""
+    """The exponential moving average, with a smaller decay in its first steps."""
     if average is None or decay is None:
         return None
     rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
@@ -170,20 +204,20 @@ def _all_finite(tree: Any) -> Array:
 
 
 def _mean_loss(
-    loss: Callable[[Data, Array | None], Array], data: Data, key: Array | None, most_rows: int
+    loss: Callable[[Rows, Array | None], Array], rows: Rows, key: Array | None, chunk_size: int
 ) -> Array:
-    """The mean loss over all rows, at most ``most_rows`` of them in memory at a time."""
-    chunks = num_steps(data.size, most_rows)
+    """The mean loss over all rows, with at most ``chunk_size`` of them in memory at a time."""
+    chunks = num_steps(rows.size, chunk_size)
     if chunks == 1:
-        return loss(data, key)
+        return loss(rows, key)
     keys, last_key = None, None
     if key is not None:
         key, last_key = jax.random.split(key)
         keys = jax.random.split(key, chunks)
-    size = data.size // chunks
-    inside = jax.tree.map(lambda a: a[: chunks * size].reshape(chunks, size, *a.shape[1:]), data)
+    size = rows.size // chunks
+    inside = jax.tree.map(lambda a: a[: chunks * size].reshape(chunks, size, *a.shape[1:]), rows)
     total = size * jax.lax.map(lambda chunk: loss(*chunk), (inside, keys)).sum()
-    rest = data.size - chunks * size
+    rest = rows.size - chunks * size
     if rest:
-        total += rest * loss(data.take(slice(chunks * size, None)), last_key)
-    return total / data.size
+        total += rest * loss(rows.take(slice(chunks * size, None)), last_key)
+    return total / rows.size

@@ -15,22 +15,23 @@ from flowdists.bijectors.base import Bijector
 from flowdists.distribution import ConditionalFlow, Flow
 
 Array = jax.Array
+AnyFlow = Flow | ConditionalFlow
 
 
 class Parameters(NamedTuple):
-    """The trained part of a flow, a pytree of float arrays.
+    """What is trained of a flow, a pytree of float arrays.
 
     Attributes:
       bijector: the bijector.
-      base: the base's arguments by name, taken to unconstrained space; empty unless trained.
+      base: the base's arguments by name, mapped to unconstrained space; empty unless trained.
     """
 
     bijector: Bijector
     base: dict[str, Array]
 
 
-def take_parameters(flow: Flow | ConditionalFlow, train_base: bool) -> Parameters:
-    """Copy what is to be trained out of ``flow``.
+def take_parameters(flow: AnyFlow, train_base: bool) -> Parameters:
+    """Copy what is trained out of ``flow``.
 
     Raises:
       TypeError: if a leaf of the bijector is not a floating-point array, or the base is one whose
@@ -44,8 +45,8 @@ def take_parameters(flow: Flow | ConditionalFlow, train_base: bool) -> Parameter
                 "leaves of a bijector are its parameters, declare anything else `static()`"
             )
     base = _unconstrained(flow.base) if train_base else {}
-    # A copy, because the training loop takes over the memory of what it is given; of a definite
-    # type, because a weak one would change after the first step and be compiled for again.
+    # A copy, because training reuses the memory of its parameters; with a definite type, because a
+    # weak one would change after the first step and cause a second compilation.
     parameters = jax.tree.map(
         lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), Parameters(flow.bijector, base)
     )
@@ -54,7 +55,7 @@ def take_parameters(flow: Flow | ConditionalFlow, train_base: bool) -> Parameter
     return parameters
 
 
-def put_parameters(flow: Flow | ConditionalFlow, parameters: Parameters) -> Flow | ConditionalFlow:
+def put_parameters(flow: AnyFlow, parameters: Parameters) -> AnyFlow:
     """``flow`` with ``parameters`` in place of its own."""
     if not parameters.base:
         return flow.replace(bijector=parameters.bijector)

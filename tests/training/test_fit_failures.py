@@ -1,6 +1,5 @@
 """`fit`: when it breaks off, and what is left then."""
 
-import importlib
 import warnings
 
 import jax
@@ -14,6 +13,7 @@ from flowdists import Affine, Flow, io
 from flowdists.training import NonFiniteLossError, negative_log_likelihood
 from flowdists.training import epoch as epoch_module
 from flowdists.training.checkpoint import Checkpoint
+from flowdists.training.parameters import take_parameters
 from tests.training.problems import affine, gaussian, leaves, quick, same
 
 
@@ -79,8 +79,7 @@ def test_ctrl_c_returns_the_best_so_far(key, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return result
 
-    module = importlib.import_module("flowdists.training.fit")
-    monkeypatch.setattr(module, "run_epoch", interrupted)
+    monkeypatch.setattr(epoch_module, "run_epoch", interrupted)
     with pytest.warns(RuntimeWarning, match="interrupted after 2 of 15 epochs"):
         flow, history = quick(key, affine(), gaussian(), checkpoint=path)
     assert history.stopped == "interrupted" and len(history.train) == 2
@@ -92,14 +91,15 @@ def test_ctrl_c_returns_the_best_so_far(key, monkeypatch, tmp_path):
 
 def test_checkpoints_are_written_in_passing(key, monkeypatch, tmp_path):
     path, flow = tmp_path / "flow.safetensors", affine()
+    parameters = take_parameters(flow, train_base=False)
     writer = Checkpoint(path, flow)
-    writer.update(True, lambda: flow)
+    writer.update(True, parameters)
     assert not path.exists()  # not long enough ago
     monkeypatch.setattr("flowdists.training.checkpoint.INTERVAL", 0.0)
-    writer.update(False, lambda: flow)
+    writer.update(False, parameters)
     assert path.exists()
     path.unlink()
-    writer.write(lambda: flow)
+    writer.write()
     assert not path.exists()  # nothing has changed
     with pytest.raises(FileNotFoundError, match="`checkpoint` is in a folder that does not exist"):
         quick(key, flow, gaussian(), checkpoint=tmp_path / "missing" / "flow")
