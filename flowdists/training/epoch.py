@@ -1,10 +1,10 @@
-"""Epochs of training, each of them one call of one compiled program."""
+"""One epoch of training as one compiled program."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flowdists.training.data import Data
 from flowdists.training.parameters import AnyFlow, Parameters, put_parameters
 from flowdists.training.rows import Rows, Transform
 
@@ -98,28 +97,6 @@ def initial_state(parameters: Parameters, settings: Settings) -> tuple[State, Be
     optimizer = settings.optimizer.init(parameters)
     state = State(parameters, optimizer, average, jnp.zeros((), jnp.int32))
     return state, Best(copy(parameters), jnp.full((), jnp.inf, jnp.result_type(float)))
-
-
-def run_epochs(
-    state: State,
-    best: Best,
-    key: Array,
-    flow: AnyFlow,
-    data: Data,
-    settings: Settings,
-    held_out_key: Array | None,
-) -> Iterator[tuple[Best, Report]]:
-    """Train for as many epochs as there are rows for.
-
-    Takes the arguments of :func:`run_epoch`, and yields after each epoch the best parameters so far
-    and the report. Both are complete: an interrupt arrives while the host waits for the report.
-    """
-    for epoch, rows in enumerate(data.epochs):
-        epoch_key = jax.random.fold_in(key, epoch)
-        state, best, report = run_epoch(
-            state, best, epoch_key, flow, rows, data.held_out, settings, held_out_key
-        )
-        yield best, jax.device_get(report)
 
 
 # `best` is not donated, because it remains if the user interrupts the program.

@@ -7,7 +7,7 @@ import math
 import numbers
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,11 +17,11 @@ from flowdists import _check
 from flowdists.bijectors.conditioned import Conditioned
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.training.checkpoint import Checkpoint
-from flowdists.training.data import split
-from flowdists.training.epoch import Best, Report, Settings, initial_state, num_steps, run_epochs
+from flowdists.training.data import Data, split
+from flowdists.training.epoch import Settings, initial_state, num_steps, run_epoch
 from flowdists.training.losses import negative_log_likelihood
 from flowdists.training.optimizer import make_optimizer
-from flowdists.training.parameters import AnyFlow, put_parameters, take_parameters
+from flowdists.training.parameters import AnyFlow, Parameters, put_parameters, take_parameters
 from flowdists.training.result import FitResult, Log, NonFiniteLossError, progress_bar
 from flowdists.training.rows import Rows, Transform, check_rows
 
@@ -146,22 +146,22 @@ def fit(
     optimizer = make_optimizer("fit", optimizer, rate, total_steps, clip_norm)
     settings = Settings(optimizer, loss, batch_size, ema, transform)
     if data_init:
-        flow = _initialize(flow, data.first, transform, data_init_key, batch_size)
-    state, best = initial_state(take_parameters(flow, train_base), settings)
+        rows = data.first.take(slice(_num_init_rows(flow, batch_size)))
+        flow = flow.replace(bijector=_data_init(flow, rows, transform, data_init_key))
+    parameters = take_parameters(flow, train_base)
 
     # Epochs.
-    epochs = run_epochs(state, best, shuffle_key, flow, data, settings, held_out_key)
+    saved = Checkpoint(checkpoint, flow)
     with progress_bar(max_epochs, progress) as bar:
         log = Log(bar, max_epochs, patience)
-        best = _train(epochs, best, log, Checkpoint(checkpoint, flow))
+        trained = _train(parameters, shuffle_key, held_out_key, flow, data, settings, log, saved)
 
     # Result.
-    history = log.history(data.held_out is not None)
-    result = FitResult(put_parameters(flow, best.parameters), history)
+    result = FitResult(trained, log.history(data.held_out is not None))
     if log.problem is not None:
         raise NonFiniteLossError(
-            f"fit: in epoch {len(history.train)} (from 0), {log.problem}. Lower the learning rate "
-            "or `clip_norm`, or look for rows outside of the flow's support. The best flow before "
+            f"fit: in epoch {log.num_epochs} (from 0), {log.problem}. Lower the learning rate or "
+            "`clip_norm`, or look for rows outside of the flow's support. The best flow before "
             "that is this error's `result.flow`.",
             result,
         )
@@ -169,11 +169,26 @@ def fit(
 
 
 def _train(
-    epochs: Iterator[tuple[Best, Report]], best: Best, log: Log, checkpoint: Checkpoint
-) -> Best:
-    """Run epochs until it is time to stop, or the user interrupts, and return the best."""
+    parameters: Parameters,
+    key: jax.Array,
+    held_out_key: jax.Array | None,
+    flow: AnyFlow,
+    data: Data,
+    settings: Settings,
+    log: Log,
+    checkpoint: Checkpoint,
+) -> AnyFlow:
+    """Run epochs until it is time to stop, and return the flow with the best parameters."""
+    state, best = initial_state(parameters, settings)
     try:
-        for best, report in epochs:
+        for epoch, rows in enumerate(data.epochs):
+            epoch_key = jax.random.fold_in(key, epoch)
+            state, candidate, report = run_epoch(
+                state, best, epoch_key, flow, rows, data.held_out, settings, held_out_key
+            )
+            # An interrupt arrives while the host waits for the report, and `best` is complete.
+            report = jax.device_get(report)
+            best = candidate
             log.add(report)
             checkpoint.update(report.improved, best.parameters)
             if log.stopped:
@@ -188,7 +203,7 @@ def _train(
         )
     finally:
         checkpoint.write()
-    return best
+    return put_parameters(flow, best.parameters)
 
 
 def _check_flow(flow: Any) -> None:
@@ -241,17 +256,10 @@ def _check_function(argument: str, value: Any) -> Callable[..., Any]:
     return value
 
 
-def _initialize(
-    flow: AnyFlow,
-    rows: Rows,
-    transform: Transform | None,
-    key: jax.Array | None,
-    batch_size: int,
-) -> AnyFlow:
+def _num_init_rows(flow: AnyFlow, batch_size: int) -> int:
     # A training step needs the memory of a batch in any case.
     affordable = max(batch_size, DATA_INIT_ELEMENTS // math.prod(flow.event_shape))
-    rows = rows.take(slice(min(affordable, DATA_INIT_ROWS)))
-    return flow.replace(bijector=_data_init(flow, rows, transform, key))
+    return min(affordable, DATA_INIT_ROWS)
 
 
 # Compiled, so that nothing is computed that no layer's initialization needs.

@@ -1,5 +1,6 @@
-"""`fit`: when it breaks off, and what is left then."""
+"""`fit`: how training breaks off, and what is kept then."""
 
+import importlib
 import warnings
 
 import jax
@@ -79,7 +80,8 @@ def test_ctrl_c_returns_the_best_so_far(key, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(epoch_module, "run_epoch", interrupted)
+    module = importlib.import_module("flowdists.training.fit")
+    monkeypatch.setattr(module, "run_epoch", interrupted)
     with pytest.warns(RuntimeWarning, match="interrupted after 2 of 15 epochs"):
         flow, history = quick(key, affine(), gaussian(), checkpoint=path)
     assert history.stopped == "interrupted" and len(history.train) == 2
