@@ -48,7 +48,7 @@ class State(NamedTuple):
 
     parameters: Parameters
     optimizer: Any
-    average: Parameters | None
+    average: Any
     step: Array
 
 
@@ -147,7 +147,9 @@ def run_epoch(
             gradient, state.optimizer, state.parameters, value=loss
         )
         parameters = optax.apply_updates(state.parameters, updates)
-        average = _move(state.average, parameters, settings.ema, state.step)
+        average = state.average
+        if settings.ema is not None:
+            average = _move(average, parameters, settings.ema, state.step)
         return State(parameters, optimizer, average, state.step + 1), loss
 
     state, losses = jax.lax.scan(step, state, (batches, noise_keys))
@@ -166,12 +168,8 @@ def run_epoch(
     return state, kept, Report(losses, validation, finite, improved)
 
 
-def _move(
-    average: Parameters | None, parameters: Parameters, decay: float | None, step: Array
-) -> Parameters | None:
+def _move(average: Parameters, parameters: Parameters, decay: float, step: Array) -> Parameters:
     """The exponential moving average, with a smaller decay in its first steps."""
-    if average is None or decay is None:
-        return None
     rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda a, p: (a + rate * (p - a)).astype(a.dtype), average, parameters)
 
@@ -180,9 +178,7 @@ def _all_finite(tree: Any) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _mean_loss(
-    loss: Callable[[Rows, Array | None], Array], rows: Rows, key: Array | None, chunk_size: int
-) -> Array:
+def _mean_loss(loss: Callable[..., Array], rows: Rows, key: Array | None, chunk_size: int) -> Array:
     """The mean loss over all rows, with at most ``chunk_size`` of them in memory at a time."""
     chunks = num_steps(rows.size, chunk_size)
     if chunks == 1:

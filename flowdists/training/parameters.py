@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,25 +67,25 @@ def put_parameters(flow: AnyFlow, parameters: Parameters) -> AnyFlow:
 
 
 def _unconstrained(base: dist.Distribution) -> dict[str, Array]:
+    """The floating-point arguments of ``base`` by name, mapped to unconstrained space."""
+    bare = bare_base(base)
     advice = "leave `train_base` off, or put a trainable layer such as Affine in its place"
     try:
         _, arguments = describe_base(base)
+        unconstrained = {
+            name: biject_to(bare.arg_constraints[name]).inv(jnp.asarray(value))
+            for name, value in arguments.items()
+            if jnp.issubdtype(jnp.result_type(value), jnp.floating)
+        }
     except TypeError as error:
         raise TypeError(f"fit: `train_base` cannot train this base: {error}; {advice}") from error
-    constraints = bare_base(base).arg_constraints
-    floats = {k: v for k, v in arguments.items() if _is_float(v)}
-    if not floats:
-        raise ValueError(
-            f"fit: `train_base` was given, but a {type(bare_base(base)).__name__} has no parameters"
-        )
-    try:
-        return {k: biject_to(constraints[k]).inv(jnp.asarray(v)) for k, v in floats.items()}
     except NotImplementedError as error:
         raise TypeError(
-            f"fit: `train_base` cannot train a {type(bare_base(base)).__name__}, whose arguments "
-            f"constrain each other; {advice}"
+            f"fit: `train_base` cannot train a {type(bare).__name__}, whose arguments constrain "
+            f"each other; {advice}"
         ) from error
-
-
-def _is_float(value: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(value), jnp.floating)
+    if not unconstrained:
+        raise ValueError(
+            f"fit: `train_base` was given, but a {type(bare).__name__} has no parameters"
+        )
+    return unconstrained
