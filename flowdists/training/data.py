@@ -88,7 +88,7 @@ def _split_stream(check: Check, batches: Iterator[Any], num_batches: int, valida
 
 
 def _resolve(check: Check, validation: Any) -> tuple[float, Rows | None]:
-    """The fraction that ``validation`` is, or else 0 and the rows that it is, if any."""
+    """``validation`` as a fraction of the data, or 0; and as rows of its own, checked, or None."""
     if validation is None:
         return 0.0, None
     if isinstance(validation, tuple) or np.ndim(validation) > 0:
@@ -115,7 +115,7 @@ def _next_rows(check: Check, batches: Iterator[Any], count: int) -> Rows | None:
 
 
 def _entries(what: str, value: Any) -> tuple[Any, ...]:
-    """``x``, or ``x`` and ``context``, or these and ``weights``."""
+    """``value`` as ``x``, ``context`` and ``weights``, as many of them as it has."""
     entries = value if isinstance(value, tuple) else (value,)
     if not 1 <= len(entries) <= 3:
         raise ValueError(

@@ -92,7 +92,7 @@ def num_steps(num_rows: int, batch_size: int) -> int:
 
 def initial_state(parameters: Parameters, settings: Settings) -> tuple[State, Best]:
     """The state before the first epoch."""
-    copy = functools.partial(jax.tree.map, jnp.copy)  # each is donated, or kept, on its own
+    copy = functools.partial(jax.tree.map, jnp.copy)  # each is donated, or kept, separately
     average = None if settings.ema is None else copy(parameters)
     optimizer = settings.optimizer.init(parameters)
     state = State(parameters, optimizer, average, jnp.zeros((), jnp.int32))

@@ -186,7 +186,7 @@ def _train(
             state, candidate, report = run_epoch(
                 state, best, epoch_key, flow, rows, data.held_out, settings, held_out_key
             )
-            # An interrupt arrives while the host waits for the report, and `best` is complete.
+            # Most interrupts arrive while the host waits here: `best` must be complete until then.
             report = jax.device_get(report)
             best = candidate
             log.add(report)
