@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from flowdists._base_spec import BaseSpec, build_base, describe_base
 from flowdists._container import pack, unpack, write_atomically
 from flowdists._names import named_leaves
+from flowdists.bases import BaseSpec, build_base, describe_base
 from flowdists.bijectors.base import Bijector
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow, Recipe

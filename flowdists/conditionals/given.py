@@ -10,9 +10,14 @@ import numpy as np
 import numpyro.distributions as dist
 
 from flowdists import _check
-from flowdists._base_spec import bare_base, describe_base
 from flowdists._constraints import bounds, is_real, lift_constraint
-from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform
+from flowdists.bases import (
+    StandardLogistic,
+    StandardNormal,
+    StandardUniform,
+    bare_base,
+    describe_base,
+)
 from flowdists.bijectors.base import Bijector
 from flowdists.bijectors.partition import Partition
 from flowdists.conditionals.dependence import (

@@ -13,9 +13,8 @@ from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
 from flowdists.images.dequantization import VariationalDequantizer
 from flowdists.images.pixels import check_num_bits, dequantize
-from flowdists.training.errors import NonFiniteLossError
 from flowdists.training.fit import fit
-from flowdists.training.history import FitResult, History
+from flowdists.training.result import FitResult, History, NonFiniteLossError
 
 
 class DequantizedFit(NamedTuple):

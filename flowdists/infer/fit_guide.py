@@ -16,9 +16,8 @@ from numpyro.infer.autoguide import AutoGuide
 
 from flowdists import _check
 from flowdists.infer.autoflow import AutoFlow
-from flowdists.training.errors import NonFiniteLossError
-from flowdists.training.optimizers import clipped, default_optimizer
-from flowdists.training.progress import progress_bar
+from flowdists.training.optimizer import clipped, default_optimizer
+from flowdists.training.result import NonFiniteLossError, progress_bar
 
 Array = jax.Array
 

@@ -1,15 +1,14 @@
-"""The best flow so far, on disk, while training goes on."""
+"""The best flow so far, written to disk while training goes on."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from flowdists.conditional_flow import ConditionalFlow
-from flowdists.flow import Flow
 from flowdists.io import encode, save
+from flowdists.training.parameters import AnyFlow, Parameters, put_parameters
 
 INTERVAL = 30.0  # seconds between writes, at least
 
@@ -19,33 +18,33 @@ class Checkpoint:
 
     Args:
       path: the file, or None to write nothing.
-      flow: the flow before training; whether it can be saved is found out at once.
+      flow: the flow before training.
 
     Raises:
       FileNotFoundError: if the folder does not exist.
       TypeError: if the flow cannot be saved.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, flow: Flow | ConditionalFlow) -> None:
-        self._path = path
+    def __init__(self, path: str | os.PathLike[str] | None, flow: AnyFlow) -> None:
+        if path is not None:
+            encode(flow)
+            if not Path(path).parent.is_dir():
+                raise FileNotFoundError(
+                    f"fit: `checkpoint` is in a folder that does not exist: {Path(path).parent}"
+                )
+        self._path, self._flow = path, flow
         self._written = time.monotonic()
         self._pending = False
-        if path is None:
-            return
-        encode(flow)
-        if not Path(path).parent.is_dir():
-            raise FileNotFoundError(
-                f"fit: `checkpoint` is in a folder that does not exist: {Path(path).parent}"
-            )
 
-    def update(self, improved: bool, flow: Callable[[], Flow | ConditionalFlow]) -> None:
-        """Take note of whether the best flow has changed, and write it if it is time to."""
-        self._pending |= improved
+    def update(self, improved: Any, parameters: Parameters) -> None:
+        """Record the best parameters, and whether they are new; write them if it is time to."""
+        self._best = parameters
+        self._pending |= bool(improved)
         if time.monotonic() - self._written >= INTERVAL:
-            self.write(flow)
+            self.write()
 
-    def write(self, flow: Callable[[], Flow | ConditionalFlow]) -> None:
-        """Write the best flow unless the file has it."""
+    def write(self) -> None:
+        """Write the best flow unless the file holds it already."""
         if self._path is not None and self._pending:
-            save(self._path, flow())
+            save(self._path, put_parameters(self._flow, self._best))
             self._pending, self._written = False, time.monotonic()

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import numbers
 import os
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from flowdists import _check
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
 from flowdists.training.checkpoint import Checkpoint
-from flowdists.training.data import Data, Transform
-from flowdists.training.epoch import Report, Settings, initial_state, num_steps, run_epoch
-from flowdists.training.errors import NonFiniteLossError
-from flowdists.training.history import FitResult, History
+from flowdists.training.data import Data, split
+from flowdists.training.epoch import Settings, initial_state, num_steps, run_epoch
 from flowdists.training.losses import negative_log_likelihood
-from flowdists.training.optimizers import clipped, default_optimizer
-from flowdists.training.parameters import put_parameters, take_parameters
-from flowdists.training.progress import progress_bar, show
-from flowdists.training.source import open_source
+from flowdists.training.optimizer import make_optimizer
+from flowdists.training.parameters import AnyFlow, Parameters, put_parameters, take_parameters
+from flowdists.training.result import FitResult, Log, NonFiniteLossError, progress_bar
+from flowdists.training.rows import Rows, Transform, check_rows
 
 LEARNING_RATE = 2e-3
 DATA_INIT_ROWS = 4096
-DATA_INIT_ELEMENTS = 2**21  # 8 MB in single precision, of which a network holds many times as much
+DATA_INIT_ELEMENTS = 2**21  # 8 MB in single precision; a network's activations hold many times that
 
 
 def fit(
@@ -60,14 +55,14 @@ def fit(
 ) -> FitResult:
     """Fit ``flow`` to the rows of ``x``; by default, by maximum likelihood.
 
-    An epoch is one compiled program on the device, shuffling and minibatches included, which is
-    compiled once; a second fit of the same structure, shapes and settings compiles nothing. With
-    held-out rows (``validation``) the best parameters on them are kept, and training stops when
-    they have not improved for ``patience`` epochs; without, the last parameters are kept. The
-    result is a function of the arguments: one key, one result.
+    An epoch, with its shuffling and minibatches, is one program on the device. It is compiled once;
+    a second fit with the same structure, shapes and settings compiles nothing. With held-out rows
+    (``validation``), the parameters with the best loss on them are kept, and training stops when
+    that loss has not improved for ``patience`` epochs. Without them, the last parameters are kept.
+    The same arguments, key included, give the same result.
 
-    Nothing is lost when training breaks off. Ctrl-C stops it with a warning and returns the best
-    flow so far; the same flow is in :class:`NonFiniteLossError`, and in the ``checkpoint``.
+    If training breaks off, the best flow so far is not lost. Ctrl-C stops training with a warning
+    and returns that flow. :class:`NonFiniteLossError` holds it, and so does the ``checkpoint``.
 
     Args:
       key: PRNG key, for the split and the shuffling.
@@ -75,42 +70,44 @@ def fit(
         :class:`~flowdists.ConditionalFlow`. It is not changed. Its bijector's leaves are trained.
       x: data, ``(n, *event_shape)``, floating point and finite. It is held on the device. With a
         ``transform``, rows of any shape and dtype that it takes: uint8 images stay uint8. Or a
-        stream: an iterator (a generator around a simulator, a data loader) of batches of ``x``,
+        stream: an iterator (a generator around a simulator, a data loader) of batches ``x``,
         ``(x, context)`` or ``(x, context, weights)``; each epoch then sees fresh rows.
       context: ``(n, *context_shape)``, for a conditional flow.
       weights: importance weights, ``(n,)``, not negative; only their ratios matter.
       optimizer: any optax optimizer. By default Adam, whose learning rate rises over the first 5 %
         of the steps and falls along a cosine to zero at ``max_epochs``.
-      learning_rate: the default optimizer's, at its peak; 0.002 unless given.
-      batch_size: the most rows in a minibatch. Rows are divided evenly into as few minibatches as
-        that allows; the rest, fewer rows than there are minibatches, sits an epoch out.
-      max_epochs: the most epochs.
-      patience: epochs without improvement on the held-out rows before stopping; None for no end.
+      learning_rate: the peak learning rate of the default optimizer; 0.002 unless given.
+      batch_size: the largest number of rows in a minibatch. The rows are divided evenly into as few
+        minibatches as possible; the rest, fewer rows than there are minibatches, is left out of
+        that epoch.
+      max_epochs: the largest number of epochs.
+      patience: stop after this many epochs without improvement on the held-out rows; None to never
+        stop early.
       validation: what to hold out: a fraction of the rows in [0, 1), chosen by ``key``; or an array
-        of other rows; or a tuple ``(x, context)`` or ``(x, context, weights)``; or None.
-        Of a stream, a fraction is that of an epoch's batches, the first ones.
+        of other rows; or a tuple ``(x, context)`` or ``(x, context, weights)``; or None. For a
+        stream, a fraction of the batches of one epoch is held out, the first ones.
       batches_per_epoch: how many batches of a stream make an epoch. They are held on the device
-        together, and divided anew into minibatches.
+        together, and divided into new minibatches.
       loss: ``loss(flow, x, context, weights) -> scalar``, a mean over the rows of a minibatch;
         ``context`` is None for an unconditional flow, ``weights`` are None or scaled to mean one
         over all rows. By default ``flowdists.training.negative_log_likelihood``.
-      transform: ``transform(key, x) -> x``, which makes ``(batch, *event_shape)``, floating point,
-        of the rows of each minibatch as it comes, on the device and with a fresh key: noise, flips,
+      transform: ``transform(key, x) -> x``, which turns the rows of each minibatch into
+        ``(batch, *event_shape)``, floating point, on the device and with a fresh key: noise, flips,
         crops. For images, ``functools.partial(flowdists.dequantize, num_bits=5)``. The held-out
-        rows go through it with one key in all epochs, so that these compare; the first rows also
-        before ``data_init``. Each function is compiled anew, and so is each ``functools.partial``,
-        for two of them are never equal: keep one for all fits.
-      clip_norm: the most that the gradient's global norm may be, before the optimizer; None for no
-        limit.
-      ema: decay in (0, 1) of a moving average of the parameters, which is then what is evaluated
-        and kept; or None to keep the parameters themselves.
+        rows are transformed with the same key in every epoch, so that their losses can be compared.
+        ``data_init`` sees transformed rows too. Every new function causes a new compilation, and so
+        does every new ``functools.partial``: reuse one for all fits.
+      clip_norm: the largest global norm of the gradient, which is clipped before the optimizer sees
+        it; None for no limit.
+      ema: decay in (0, 1) of a moving average of the parameters, which is then evaluated and kept;
+        or None to keep the parameters themselves.
       data_init: whether to initialize layers such as ActNorm from the first rows: 4096, or fewer if
-        these have more than 2 million elements (170 images of 64×64×3), but a minibatch at least.
-        Turn it off to train a trained flow further.
-      train_base: whether to train the base's floating-point arguments too. They are trained in
-        unconstrained space, so that a scale stays positive. A base of ours has none.
-      checkpoint: a file that :func:`~flowdists.save` writes the best flow to, at most every 30
-        seconds and at the end, however that comes; from the first completed epoch on.
+        these have more than 2 million elements (170 images of 64×64×3), but at least a minibatch.
+        Turn it off to continue the training of a flow.
+      train_base: whether to train the floating-point arguments of the base too. They are trained in
+        unconstrained space, so that a scale stays positive. The standard bases have none.
+      checkpoint: a file to which :func:`~flowdists.save` writes the best flow, at most every 30
+        seconds and when training ends for any reason; never before the first completed epoch.
       progress: whether to show a progress bar.
 
     Returns:
@@ -118,8 +115,8 @@ def fit(
 
     Raises:
       NonFiniteLossError: if a loss or a parameter becomes NaN or infinite. Its ``result`` is what
-        would have been returned after the last good epoch.
-      TypeError: if an argument has the wrong type; it says which.
+        would have been returned after the epoch before.
+      TypeError: if an argument has the wrong type; the message names it.
       ValueError: if an argument is out of range or of the wrong shape, data are not finite, or
         images are levels 0 to 255 cast to floats.
 
@@ -129,100 +126,84 @@ def fit(
     >>> bool(flow.log_prob(x).mean() > -1.6), history.train.shape
     (True, (2,))
     """
+    # Check.
     _check_flow(flow)
-    key, transform = _check.key("fit", key), _check_transform(transform)
-    held_out_key = data_init_key = None
+    _check_numbers(batch_size, max_epochs, patience, ema)
+    rate = _check_learning_rate(learning_rate, optimizer)
+    loss = _check_function("loss", negative_log_likelihood if loss is None else loss)
+    key, held_out_key, data_init_key = _check.key("fit", key), None, None
     if transform is not None:
+        transform = _check_function("transform", transform)
         key, held_out_key, data_init_key = jax.random.split(key, 3)
     split_key, shuffle_key = jax.random.split(key)
-    _check_numbers(batch_size, max_epochs, patience, ema, clip_norm)
-    epochs, held_out = open_source(
-        split_key, flow, x, context, weights, validation, transform, batches_per_epoch
-    )
-    data = next(epochs)
-    total_steps = max_epochs * num_steps(data.size, batch_size)
-    chosen = _choose_optimizer(optimizer, learning_rate, total_steps)
-    loss = _check_loss(loss)
+
+    # Split.
+    check = functools.partial(check_rows, flow, transform)
+    data = split(split_key, check, (x, context, weights), validation, batches_per_epoch)
+
+    # Initialize.
+    total_steps = max_epochs * num_steps(data.first.size, batch_size)
+    optimizer = make_optimizer("fit", optimizer, rate, total_steps, clip_norm)
+    settings = Settings(optimizer, loss, batch_size, ema, transform)
     if data_init:
-        flow = _initialize(flow, data, transform, data_init_key, batch_size)
+        rows = data.first.take(slice(_num_init_rows(flow, batch_size)))
+        flow = flow.replace(bijector=_data_init(flow, rows, transform, data_init_key))
     parameters = take_parameters(flow, train_base)
-    written = Checkpoint(checkpoint, flow)
-    settings = Settings(clipped(chosen, clip_norm), loss, batch_size, ema, transform)
-    state, best = initial_state(parameters, settings)
 
-    def best_flow() -> Flow | ConditionalFlow:
-        return put_parameters(flow, best.parameters)
-
-    log = _Log()
+    # Epochs.
+    saved = Checkpoint(checkpoint, flow)
     with progress_bar(max_epochs, progress) as bar:
-        try:
-            rows = itertools.islice(itertools.chain([data], epochs), max_epochs)
-            for epoch, data in enumerate(rows):
-                epoch_key = jax.random.fold_in(shuffle_key, epoch)
-                state, candidate, report = run_epoch(
-                    state, best, epoch_key, flow, data, held_out, settings, held_out_key
-                )
-                # To the host before anything is replaced: here Ctrl-C strikes.
-                report = jax.device_get(report)
-                if not report.finite:
-                    log.stopped = "non-finite loss"
-                    break
-                best = candidate
-                log.add(report)
-                show(bar, log.train[-1], log.validation[-1], log.best)
-                written.update(bool(report.improved), best_flow)
-                if patience is not None and epoch - log.best_epoch >= patience:
-                    log.stopped = "patience"
-                    break
-            else:
-                log.stopped = "max_epochs" if len(log.train) == max_epochs else "end of stream"
-        except KeyboardInterrupt:
-            log.stopped = "interrupted"
-        finally:
-            written.write(best_flow)
-    result = FitResult(best_flow(), log.history(held_out is not None))
-    if log.stopped == "non-finite loss":
-        raise NonFiniteLossError(_explain(report, len(log.train)), result)
-    if log.stopped == "interrupted":
-        warnings.warn(
-            f"fit: interrupted after {len(log.train)} of {max_epochs} epochs; the best flow so far "
-            "is returned",
-            RuntimeWarning,
-            stacklevel=2,
+        log = Log(bar, max_epochs, patience)
+        trained = _train(parameters, shuffle_key, held_out_key, flow, data, settings, log, saved)
+
+    # Result.
+    result = FitResult(trained, log.history(data.held_out is not None))
+    if log.problem is not None:
+        raise NonFiniteLossError(
+            f"fit: in epoch {log.num_epochs} (from 0), {log.problem}. Lower the learning rate or "
+            "`clip_norm`, or look for rows outside of the flow's support. The best flow before "
+            "that is this error's `result.flow`.",
+            result,
         )
     return result
 
 
-class _Log:
-    """The losses so far, by epoch."""
-
-    def __init__(self) -> None:
-        self.train: list[float] = []
-        self.validation: list[float | None] = []
-        self.seconds: list[float] = []
-        self.best = math.inf
-        self.best_epoch = -1
-        self.stopped = ""
-        self._last = time.perf_counter()
-
-    def add(self, report: Report) -> None:
-        now = time.perf_counter()
-        self.seconds.append(now - self._last)
-        self._last = now
-        self.train.append(float(report.losses.mean()))
-        self.validation.append(None if report.validation is None else float(report.validation))
-        if report.improved:
-            self.best_epoch = len(self.train) - 1
-            self.best = self.train[-1] if report.validation is None else float(report.validation)
-
-    def history(self, has_validation: bool) -> History:
-        return History(
-            np.array(self.train),
-            np.array(self.validation, float) if has_validation else None,
-            np.array(self.seconds),
-            self.best_epoch if self.best_epoch >= 0 else None,
-            self.stopped,
+def _train(
+    parameters: Parameters,
+    key: jax.Array,
+    held_out_key: jax.Array | None,
+    flow: AnyFlow,
+    data: Data,
+    settings: Settings,
+    log: Log,
+    checkpoint: Checkpoint,
+) -> AnyFlow:
+    """Run epochs until it is time to stop, and return the flow with the best parameters."""
+    state, best = initial_state(parameters, settings)
+    try:
+        for epoch, rows in enumerate(data.epochs):
+            epoch_key = jax.random.fold_in(key, epoch)
+            state, candidate, report = run_epoch(
+                state, best, epoch_key, flow, rows, data.held_out, settings, held_out_key
+            )
+            # Most interrupts arrive while the host waits here: `best` must be complete until then.
+            report = jax.device_get(report)
+            best = candidate
+            log.add(report)
+            checkpoint.update(report.improved, best.parameters)
+            if log.stopped:
+                break
+    except KeyboardInterrupt:
+        log.stopped = "interrupted"
+        warnings.warn(
+            f"fit: interrupted after {log.num_epochs} of {log.max_epochs} epochs; the best flow so "
+            "far is returned",
+            RuntimeWarning,
+            stacklevel=3,
         )
+    finally:
+        checkpoint.write()
+    return put_parameters(flow, best.parameters)
 
 
 def _check_flow(flow: Any) -> None:
@@ -241,92 +222,51 @@ def _check_flow(flow: Any) -> None:
         )
 
 
-def _check_numbers(
-    batch_size: Any, max_epochs: Any, patience: Any, ema: Any, clip_norm: Any
-) -> None:
+def _check_numbers(batch_size: Any, max_epochs: Any, patience: Any, ema: Any) -> None:
     _check.positive_int("fit", "batch_size", batch_size)
     _check.positive_int("fit", "max_epochs", max_epochs)
     if patience is not None:
         _check.positive_int("fit", "patience", patience)
     if ema is not None and not (isinstance(ema, numbers.Real) and 0 < float(ema) < 1):
         raise ValueError(f"fit: `ema` must be a decay between 0 and 1, or None, got {ema!r}")
-    if clip_norm is not None:
-        _check.positive("fit", "clip_norm", clip_norm)
 
 
-def _choose_optimizer(optimizer: Any, learning_rate: Any, total_steps: int) -> Any:
-    if optimizer is None:
-        rate = LEARNING_RATE if learning_rate is None else learning_rate
-        return default_optimizer(_check.positive("fit", "learning_rate", rate), total_steps)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            "fit: `optimizer` must be an optax optimizer, as `optax.adam(1e-3)`, got "
-            f"{type(optimizer).__name__}"
-        )
-    if learning_rate is not None:
+def _check_learning_rate(learning_rate: Any, optimizer: Any) -> Any:
+    """The learning rate of the default optimizer."""
+    if learning_rate is None:
+        return LEARNING_RATE
+    if optimizer is not None:
         raise ValueError(
-            f"fit: `learning_rate` ({learning_rate}) is the default optimizer's, and `optimizer` "
+            f"fit: `learning_rate` ({learning_rate}) is for the default optimizer, and `optimizer` "
             "was given: set it there"
         )
-    return optimizer
+    return learning_rate
 
 
-def _check_loss(loss: Any) -> Callable[..., Any]:
-    if loss is None:
-        return negative_log_likelihood
-    if not callable(loss):
-        raise TypeError(f"fit: `loss` must be a function, got {type(loss).__name__}")
-    return loss
-
-
-def _check_transform(transform: Any) -> Transform | None:
-    if transform is None:
-        return None
-    if not callable(transform):
-        raise TypeError(f"fit: `transform` must be a function, got {type(transform).__name__}")
+def _check_function(argument: str, value: Any) -> Callable[..., Any]:
+    """Check that ``value`` is a function that a program can be compiled for."""
+    if not callable(value):
+        raise TypeError(f"fit: `{argument}` must be a function, got {type(value).__name__}")
     try:
-        hash(transform)
+        hash(value)
     except TypeError:
         raise TypeError(
-            f"fit: `transform` must be hashable, as functions are, got {type(transform).__name__}"
+            f"fit: `{argument}` must be hashable, as functions are, got {type(value).__name__}"
         ) from None
-    return transform
+    return value
 
 
-# Compiled, so that what no layer's initialization needs is not computed.
+def _num_init_rows(flow: AnyFlow, batch_size: int) -> int:
+    # A training step needs the memory of a batch in any case.
+    affordable = max(batch_size, DATA_INIT_ELEMENTS // math.prod(flow.event_shape))
+    return min(affordable, DATA_INIT_ROWS)
+
+
+# Compiled, so that nothing is computed that no layer's initialization needs.
 @functools.partial(jax.jit, static_argnames="transform")
 def _data_init(
-    flow: Flow | ConditionalFlow, rows: Data, transform: Transform | None, key: Any
+    flow: AnyFlow, rows: Rows, transform: Transform | None, key: jax.Array | None
 ) -> Any:
     rows = rows.transformed(transform, key)
     context = () if rows.context is None else (rows.context,)
     return flow.data_init(rows.x, *context).bijector
-
-
-def _initialize(
-    flow: Flow | ConditionalFlow,
-    data: Data,
-    transform: Transform | None,
-    key: Any,
-    batch_size: int,
-) -> Flow | ConditionalFlow:
-    # A step of training takes the memory of a batch anyway.
-    affordable = max(batch_size, DATA_INIT_ELEMENTS // math.prod(flow.event_shape))
-    rows = data.take(slice(min(affordable, DATA_INIT_ROWS)))
-    return flow.replace(bijector=_data_init(flow, rows, transform, key))
-
-
-def _explain(report: Report, epoch: int) -> str:
-    finite = np.isfinite(report.losses)
-    if not finite.all():
-        step = int(finite.argmin())
-        what = f"the loss of minibatch {step} of {finite.size} was {report.losses[step]}"
-    elif report.validation is not None and not np.isfinite(report.validation):
-        what = f"the loss of the held-out rows was {report.validation}"
-    else:
-        what = "a parameter was not finite after the last minibatch"
-    return (
-        f"fit: in epoch {epoch} (from 0), {what}. Lower the learning rate or `clip_norm`, or look "
-        "for rows outside of the flow's support. The best flow before that is this error's "
-        "`result.flow`."
-    )

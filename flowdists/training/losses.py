@@ -1,4 +1,4 @@
-"""Losses that `fit` minimizes."""
+"""The loss that `fit` minimizes by default."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def negative_log_likelihood(
     """The mean of ``-weights * log_prob(x)``, in nats: with weights of mean one, a weighted mean.
 
     The weights are not normalized here. :func:`~flowdists.fit` scales them to mean one over all
-    rows, so that minibatches are unbiased, also those whose rows weigh little.
+    rows, so that the mean over a minibatch is an unbiased estimate of that over all rows.
 
     Args:
       flow: a flow; a :class:`~flowdists.ConditionalFlow` needs the context.
       x: ``(n, *event_shape)``.
       context: ``(n, *context_shape)`` for a conditional flow, else None.
-      weights: ``(n,)``, or None for ones. A row of weight zero counts as zero.
+      weights: ``(n,)``, or None for ones. A row of weight zero contributes zero.
 
     Returns:
       A scalar.

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 
-from flowdists._base_spec import bare_base, build_base, describe_base
 from flowdists._names import named_leaves
+from flowdists.bases import bare_base, build_base, describe_base
 from flowdists.bijectors.base import Bijector
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
 
 Array = jax.Array
+AnyFlow = Flow | ConditionalFlow
 
 
 class Parameters(NamedTuple):
-    """The trained part of a flow, a pytree of float arrays.
+    """What is trained of a flow, a pytree of float arrays.
 
     Attributes:
       bijector: the bijector.
-      base: the base's arguments by name, taken to unconstrained space; empty unless trained.
+      base: the base's arguments by name, mapped to unconstrained space; empty unless trained.
     """
 
     bijector: Bijector
     base: dict[str, Array]
 
 
-def take_parameters(flow: Flow | ConditionalFlow, train_base: bool) -> Parameters:
-    """Copy what is to be trained out of ``flow``.
+def take_parameters(flow: AnyFlow, train_base: bool) -> Parameters:
+    """Copy what is trained out of ``flow``.
 
     Raises:
       TypeError: if a leaf of the bijector is not a floating-point array, or the base is one whose
@@ -45,8 +46,8 @@ def take_parameters(flow: Flow | ConditionalFlow, train_base: bool) -> Parameter
                 "leaves of a bijector are its parameters, declare anything else `static()`"
             )
     base = _unconstrained(flow.base) if train_base else {}
-    # A copy, because the training loop takes over the memory of what it is given; of a definite
-    # type, because a weak one would change after the first step and be compiled for again.
+    # A copy, because training reuses the memory of its parameters; with a definite type, because a
+    # weak one would change after the first step and cause a second compilation.
     parameters = jax.tree.map(
         lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), Parameters(flow.bijector, base)
     )
@@ -55,7 +56,7 @@ def take_parameters(flow: Flow | ConditionalFlow, train_base: bool) -> Parameter
     return parameters
 
 
-def put_parameters(flow: Flow | ConditionalFlow, parameters: Parameters) -> Flow | ConditionalFlow:
+def put_parameters(flow: AnyFlow, parameters: Parameters) -> AnyFlow:
     """``flow`` with ``parameters`` in place of its own."""
     if not parameters.base:
         return flow.replace(bijector=parameters.bijector)
@@ -67,25 +68,25 @@ def put_parameters(flow: Flow | ConditionalFlow, parameters: Parameters) -> Flow
 
 
 def _unconstrained(base: dist.Distribution) -> dict[str, Array]:
+    """The floating-point arguments of ``base`` by name, mapped to unconstrained space."""
+    bare = bare_base(base)
     advice = "leave `train_base` off, or put a trainable layer such as Affine in its place"
     try:
         _, arguments = describe_base(base)
+        unconstrained = {
+            name: biject_to(bare.arg_constraints[name]).inv(jnp.asarray(value))
+            for name, value in arguments.items()
+            if jnp.issubdtype(jnp.result_type(value), jnp.floating)
+        }
     except TypeError as error:
         raise TypeError(f"fit: `train_base` cannot train this base: {error}; {advice}") from error
-    constraints = bare_base(base).arg_constraints
-    floats = {k: v for k, v in arguments.items() if _is_float(v)}
-    if not floats:
-        raise ValueError(
-            f"fit: `train_base` was given, but a {type(bare_base(base)).__name__} has no parameters"
-        )
-    try:
-        return {k: biject_to(constraints[k]).inv(jnp.asarray(v)) for k, v in floats.items()}
     except NotImplementedError as error:
         raise TypeError(
-            f"fit: `train_base` cannot train a {type(bare_base(base)).__name__}, whose arguments "
-            f"constrain each other; {advice}"
+            f"fit: `train_base` cannot train a {type(bare).__name__}, whose arguments constrain "
+            f"each other; {advice}"
         ) from error
-
-
-def _is_float(value: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(value), jnp.floating)
+    if not unconstrained:
+        raise ValueError(
+            f"fit: `train_base` was given, but a {type(bare).__name__} has no parameters"
+        )
+    return unconstrained

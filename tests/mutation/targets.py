@@ -150,6 +150,7 @@ _FLOWS = Stage(
             "tests/transformers",
             "tests/networks",
             "tests/flow",
+            "tests/bases",
             "tests/conditionals",
             "tests/flows",
         )

@@ -1,4 +1,4 @@
-"""What `fit` is asked to learn in its tests."""
+"""Flows and data for the tests of `fit`."""
 
 import functools
 

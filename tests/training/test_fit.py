@@ -90,7 +90,8 @@ def test_context_is_used(regression):
     (x, context), (flow, _) = regression
     right, wrong = (-score(flow, x, given) for given in (context, context[::-1]))
     assert right > wrong + 1.0
-    assert right > -1.0  # without the context at best -3, the entropy of normals of deviation 2, 1
+    # Without the context at best -3, as for normals with standard deviations 2 and 1.
+    assert right > -1.0
 
 
 def test_validation_with_context(regression):

@@ -1,4 +1,4 @@
-"""`fit`: initialization from the data, and images that are not what they should be."""
+"""`fit`: initialization from the data, and images that are refused."""
 
 import functools
 
@@ -24,7 +24,7 @@ def test_data_init(key):
 
 
 class Seen(Exception):
-    """Ends a fit at the initialization, which is all that is asked for."""
+    """Ends a fit at the initialization, which is all that the test needs."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`fit`: when it breaks off, and what is left then."""
+"""`fit`: how training breaks off, and what is kept then."""
 
 import importlib
 import warnings
@@ -14,6 +14,7 @@ from flowdists import Affine, Flow, io
 from flowdists.training import NonFiniteLossError, negative_log_likelihood
 from flowdists.training import epoch as epoch_module
 from flowdists.training.checkpoint import Checkpoint
+from flowdists.training.parameters import take_parameters
 from tests.training.problems import affine, gaussian, leaves, quick, same
 
 
@@ -92,14 +93,15 @@ def test_ctrl_c_returns_the_best_so_far(key, monkeypatch, tmp_path):
 
 def test_checkpoints_are_written_in_passing(key, monkeypatch, tmp_path):
     path, flow = tmp_path / "flow.safetensors", affine()
+    parameters = take_parameters(flow, train_base=False)
     writer = Checkpoint(path, flow)
-    writer.update(True, lambda: flow)
+    writer.update(True, parameters)
     assert not path.exists()  # not long enough ago
     monkeypatch.setattr("flowdists.training.checkpoint.INTERVAL", 0.0)
-    writer.update(False, lambda: flow)
+    writer.update(False, parameters)
     assert path.exists()
     path.unlink()
-    writer.write(lambda: flow)
+    writer.write()
     assert not path.exists()  # nothing has changed
     with pytest.raises(FileNotFoundError, match="`checkpoint` is in a folder that does not exist"):
         quick(key, flow, gaussian(), checkpoint=tmp_path / "missing" / "flow")

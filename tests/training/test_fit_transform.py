@@ -1,4 +1,4 @@
-"""`fit`: what it makes of the rows first."""
+"""`fit`: rows that are transformed before the flow sees them."""
 
 import functools
 import math
@@ -118,18 +118,20 @@ def test_misuse_of_transform(x, options, error, match):
         quick(jax.random.key(0), affine(), x, **{"transform": noisy, **options})
 
 
-def test_an_error_of_the_transform_says_whence(key):
+def test_an_error_in_the_transform_names_its_argument(key):
     with pytest.raises(TypeError, match="must be uint8") as e:
         quick(key, affine(), np.ones((10, 2), np.float32), transform=dequantize)
     assert "fit: raised by `transform` for `x` of float32[10, 2]" in e.value.__notes__
 
 
-def test_a_transform_that_cannot_be_hashed():
+@pytest.mark.parametrize("argument", ["transform", "loss"])
+def test_a_function_that_cannot_be_hashed(argument):
     class Shift:
         __hash__ = None
 
         def __call__(self, key, x):
             return x
 
-    with pytest.raises(TypeError, match=r"`transform` must be hashable, .* got Shift"):
-        quick(jax.random.key(0), affine(), np.ones((10, 2), np.float32), transform=Shift())
+    options = {argument: Shift()}
+    with pytest.raises(TypeError, match=rf"`{argument}` must be hashable, .* got Shift"):
+        quick(jax.random.key(0), affine(), np.ones((10, 2), np.float32), **options)
