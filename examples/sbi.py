@@ -4,7 +4,7 @@
 
 The Ricker model of ecology (Wood 2010): a population grows, overshoots and crashes, driven by noise
 of its own, and all that is seen are Poisson counts. The likelihood is an integral over 40 years of
-noise. `flowdists.amortize` learns the posterior of the three parameters from draws of the NumPyro
+noise. `flowdists.npe` learns the posterior of the three parameters from draws of the NumPyro
 model alone, for all data at once; what it learned is then put to the test:
 
 * calibration: ranks of true parameters among posterior draws (simulation-based calibration), and
@@ -31,7 +31,7 @@ import numpyro
 import numpyro.distributions as dist
 
 import flowdists as fd
-from flowdists.metrics import expected_coverage
+from flowdists.diagnostics import expected_coverage
 
 YEARS = 40
 PARAMETERS = ("log_growth", "noise", "detection")
@@ -94,7 +94,7 @@ def main() -> None:
 
     start = time.perf_counter()
     encoder = fd.MLP(jax.random.key(0), YEARS, 16, hidden_sizes=(128, 128), output_scale=1.0)
-    posterior, history = fd.amortize(
+    posterior, history = fd.npe(
         jax.random.key(1),
         ricker,
         observed="y",
@@ -112,7 +112,7 @@ def main() -> None:
     num_draws = 199
     simulator = fd.Simulator(ricker, observed="y", latents=PARAMETERS)
     theta, y = simulator.draw(jax.random.key(2), args.tests)
-    ranks = fd.calibration_ranks(
+    ranks = fd.sbc_ranks(
         jax.random.key(3),
         ricker,
         lambda key, data: posterior.sample(key, data, (num_draws,)),

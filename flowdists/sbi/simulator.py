@@ -16,7 +16,7 @@ from numpyro.ops.provenance import eval_provenance
 
 from flowdists import _check
 from flowdists.bijectors.concatenated import Concatenation
-from flowdists.infer._joint import split_trace, values_of
+from flowdists.sbi._joint import split_trace, values_of
 from flowdists.sbi.interior import into_interior
 from flowdists.sbi.sites import Sites, Values
 

@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.infer.util import log_density
 from scipy import stats
 
-from flowdists.infer.calibration import calibration_ranks, uniformity_pvalues
+from flowdists.diagnostics.sbc import sbc_ranks, uniformity_pvalues
 from tests.tolerances import P_VALUE, ROUND_TRIP_F64, STANDARD_ERRORS
 
 DRAWS = 63
@@ -39,7 +39,7 @@ def normal_posterior(scale=1.0, shift=0.0):
 
 def ranks_of(posterior, seed=0, **options):
     options = {"observed": "y", "num_draws": DRAWS, "vectorized": True, **options}
-    return calibration_ranks(jax.random.key(seed), model, posterior, 3, **options)
+    return sbc_ranks(jax.random.key(seed), model, posterior, 3, **options)
 
 
 class TestRanks:
@@ -95,7 +95,7 @@ class TestRanks:
         def posterior(key, data):
             return {"side": jax.random.bernoulli(key, 0.25 + 0.5 * data["seen"], (9,)).astype(int)}
 
-        ranks = calibration_ranks(
+        ranks = sbc_ranks(
             jax.random.key(0),
             coin,
             posterior,
@@ -127,15 +127,13 @@ class TestRanks:
         given = {"observed": "x", "num_draws": DRAWS, "vectorized": True}
         key = jax.random.key(0)
         for latents in ("a", ["a"]):
-            ranks = calibration_ranks(
-                key, two, posterior, latents=latents, quantities=quantities, **given
-            )
+            ranks = sbc_ranks(key, two, posterior, latents=latents, quantities=quantities, **given)
             assert set(ranks) == {"a", "residual"}
             for p_value in uniformity_pvalues(ranks, DRAWS).values():
                 assert p_value > P_VALUE
         assert all(names == {"a"} for names in seen)
         with pytest.raises(ValueError, match=r"draws of every latent site.*\['b'\]"):
-            calibration_ranks(key, two, posterior, **given)
+            sbc_ranks(key, two, posterior, **given)
 
     def test_the_size_of_batches_does_not_matter(self):
         """One by one, with a remainder, and all at once."""
@@ -212,7 +210,7 @@ def given_ranks(values):
 
 
 MISUSE = {
-    "key": (lambda: calibration_ranks(0, model, normal_posterior(), 3, observed="y"), ["key"]),
+    "key": (lambda: sbc_ranks(0, model, normal_posterior(), 3, observed="y"), ["key"]),
     "posterior": (lambda: ranks_of(3), ["`posterior`", "function", "int"]),
     "unknown site": (lambda: ranks_of(normal_posterior(), observed="x"), ["observed", "x", "'y'"]),
     "no site": (lambda: ranks_of(normal_posterior(), observed=()), ["observed", "()"]),

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from sklearn import model_selection
 
-from flowdists.metrics import c2st
+from flowdists.diagnostics import c2st
 from tests.tolerances import STANDARD_ERRORS
 
 DRAWS = 1000

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.metrics._draws import two_sets
+from flowdists.diagnostics._two_sets import two_sets
 
 Array = jax.Array
 _MEDIAN_DRAWS = 1000  # half a million distances: their median is good to a per cent or so
@@ -50,7 +50,7 @@ def mmd(x: Any, y: Any, *, bandwidth: Any = None, batch_size: int = 32) -> Array
         more than half of the distances are zero and no bandwidth is given. Under ``jit``, where
         values are not known, such draws make the result NaN instead.
 
-    >>> from flowdists.metrics import mmd
+    >>> from flowdists.diagnostics import mmd
     >>> x, y = jax.random.normal(jax.random.key(0), (2, 100, 3))
     >>> bool(jnp.abs(mmd(x, y)) < 0.02), bool(mmd(x, y + 1.0) > 0.1)
     (True, True)

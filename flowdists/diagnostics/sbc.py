@@ -12,14 +12,14 @@ import numpy as np
 from numpyro import handlers
 
 from flowdists import _check
-from flowdists.infer._joint import split_trace, values_of
+from flowdists.sbi._joint import split_trace, values_of
 
 Array = jax.Array
 Values = dict[str, Array]
 _TIE = 1e-9  # tail probabilities that differ by less, relatively, are the same up to rounding
 
 
-def calibration_ranks(
+def sbc_ranks(
     key: Array,
     model: Callable[..., Any],
     posterior: Callable[[Array, Values], Mapping[str, Any]],
@@ -89,13 +89,13 @@ def calibration_ranks(
     ...     numpyro.sample("x", dist.Normal(z, 1))
     >>> def posterior(key, data):
     ...     return {"z": data["x"] / 2 + 0.5**0.5 * jax.random.normal(key, (100,))}
-    >>> ranks = calibration_ranks(
+    >>> ranks = sbc_ranks(
     ...     jax.random.key(0), model, posterior, observed="x", vectorized=True
     ... )
     >>> ranks["z"].shape, bool(uniformity_pvalues(ranks, 100)["z"] > 0.001)
     ((200,), True)
     """
-    caller = "calibration_ranks"
+    caller = "sbc_ranks"
     key = _check.key(caller, key)
     num_simulations = _check.positive_int(caller, "num_simulations", num_simulations)
     num_draws = _check.positive_int(caller, "num_draws", num_draws)
@@ -169,7 +169,7 @@ def uniformity_pvalues(ranks: Mapping[str, Any], num_draws: int) -> dict[str, np
     posterior, the least is about 0.01.
 
     Args:
-      ranks: ints by site, ``(num_simulations, *shape)``, as from :func:`calibration_ranks`.
+      ranks: ints by site, ``(num_simulations, *shape)``, as from :func:`sbc_ranks`.
       num_draws: the largest rank there can be.
 
     Returns:
@@ -213,7 +213,7 @@ def _chosen(latents: Values, names: Sequence[str] | None) -> Values:
     unknown = [name for name in names if name not in latents]
     if unknown or not names:
         raise ValueError(
-            f"calibration_ranks: `latents` must name latent sites of the model, got "
+            f"sbc_ranks: `latents` must name latent sites of the model, got "
             f"{tuple(names)}; there are {tuple(latents)}"
         )
     return {name: latents[name] for name in names}
@@ -222,20 +222,20 @@ def _chosen(latents: Values, names: Sequence[str] | None) -> Values:
 def _check_draws(draws: Any, latents: Values, num_draws: int) -> Values:
     if not isinstance(draws, Mapping):
         raise TypeError(
-            "calibration_ranks: `posterior` must return a dict of draws by site, got "
+            "sbc_ranks: `posterior` must return a dict of draws by site, got "
             f"{type(draws).__name__}"
         )
     missing = [name for name in latents if name not in draws]
     if missing:
         raise ValueError(
-            f"calibration_ranks: `posterior` must return draws of every latent site, or of those "
+            f"sbc_ranks: `posterior` must return draws of every latent site, or of those "
             f"named in `latents`, got none of {missing}"
         )
     for name, value in latents.items():
         expected = (num_draws, *jnp.shape(value))
         if jnp.shape(draws[name]) != expected:
             raise ValueError(
-                f"calibration_ranks: `posterior` returned draws of {name!r} of shape "
+                f"sbc_ranks: `posterior` returned draws of {name!r} of shape "
                 f"{jnp.shape(draws[name])}, expected (num_draws, *site_shape) = {expected}"
             )
     return {name: jnp.asarray(draws[name]) for name in latents}

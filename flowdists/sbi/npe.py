@@ -10,7 +10,7 @@ import jax
 from flowdists import _check
 from flowdists.distribution import ConditionalFlow
 from flowdists.flows import NSF
-from flowdists.sbi.conditional import SiteFlow
+from flowdists.sbi.conditional_site_flow import ConditionalSiteFlow
 from flowdists.sbi.invalid import INVALID, Invalid, finite_rows
 from flowdists.sbi.simulator import Simulator
 from flowdists.training import FitResult, History, fit
@@ -27,7 +27,7 @@ REMEDY = (
 NSF_OPTIONS: Options = {"autoregressive": True, "residual": True}
 
 
-class Amortized(NamedTuple):
+class SBIResult(NamedTuple):
     """What was learned from simulations, and how.
 
     Attributes:
@@ -35,11 +35,11 @@ class Amortized(NamedTuple):
       history: the losses of the fit.
     """
 
-    flow: SiteFlow
+    flow: ConditionalSiteFlow
     history: History
 
 
-def amortize(
+def npe(
     key: Array,
     model: Callable[..., Any],
     *args: Any,
@@ -52,7 +52,7 @@ def amortize(
     embedding: Any = None,
     fit_options: Options | None = None,
     **kwargs: Any,
-) -> Amortized:
+) -> SBIResult:
     r"""Learn the posterior of a NumPyro model for all data at once, from simulations alone.
 
     Neural posterior estimation: parameters and data are drawn from the model, and a conditional
@@ -96,7 +96,7 @@ def amortize(
     ...     rate = numpyro.sample("rate", dist.Uniform(0.5, 2.0))
     ...     numpyro.sample("x", dist.Exponential(rate).expand([10]).to_event(1))
     >>> small = {"num_layers": 1, "hidden_sizes": (8,)}
-    >>> posterior, history = amortize(
+    >>> posterior, history = npe(
     ...     jax.random.key(0),
     ...     model,
     ...     observed="x",
@@ -109,17 +109,17 @@ def amortize(
     >>> draws["rate"].shape, bool(((draws["rate"] > 0.5) & (draws["rate"] < 2.0)).all())
     ((100,), True)
     """
-    _check.one_of("amortize", "invalid", invalid, INVALID)
+    _check.one_of("npe", "invalid", invalid, INVALID)
     simulator = Simulator(model, *args, observed=observed, latents=latents, **kwargs)
-    simulate_key, flow_key, fit_key = jax.random.split(_check.key("amortize", key), 3)
+    simulate_key, flow_key, fit_key = jax.random.split(_check.key("npe", key), 3)
     theta, x = simulator.draw(simulate_key, num_simulations)
-    theta, x = finite_rows("amortize", simulator, theta, x, invalid, REMEDY)
+    theta, x = finite_rows("npe", simulator, theta, x, invalid, REMEDY)
     posterior = new_posterior(flow_key, simulator, flow, flow_options, embedding)
     result = fit_to(fit_key, posterior, theta, x, fit_options)
-    return Amortized(posterior.replace(flow=result.flow), result.history)
+    return SBIResult(posterior.replace(flow=result.flow), result.history)
 
 
-def amortize_likelihood(
+def nle(
     key: Array,
     model: Callable[..., Any],
     *args: Any,
@@ -130,7 +130,7 @@ def amortize_likelihood(
     flow_options: Options | None = None,
     fit_options: Options | None = None,
     **kwargs: Any,
-) -> Amortized:
+) -> SBIResult:
     r"""Learn the likelihood of a NumPyro model, from simulations alone.
 
     Neural likelihood estimation (Papamakarios, Sterratt and Murray 2019): a conditional flow is
@@ -143,7 +143,7 @@ def amortize_likelihood(
 
     Args:
       key: PRNG key, for simulations, flow and fit.
-      model: as in :func:`amortize`; its data must be continuous, and always finite. The parameters
+      model: as in :func:`npe`; its data must be continuous, and always finite. The parameters
         that it draws are those that the likelihood will be good for.
       *args: arguments of the model.
       observed: the site, or sites, that are the data: the event is their vector.
@@ -163,13 +163,13 @@ def amortize_likelihood(
 
     Raises:
       TypeError: for a model or a flow of the wrong kind.
-      ValueError: as in :func:`amortize`; for discrete data.
+      ValueError: as in :func:`npe`; for discrete data.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
     ...     loc = numpyro.sample("loc", dist.Normal(0.0, 1.0))
     ...     numpyro.sample("x", dist.Normal(loc, 1.0).expand([2]).to_event(1))
-    >>> likelihood, _ = amortize_likelihood(
+    >>> likelihood, _ = nle(
     ...     jax.random.key(0),
     ...     model,
     ...     observed="x",
@@ -181,7 +181,7 @@ def amortize_likelihood(
     >>> likelihood.condition({"loc": jnp.zeros(7)}).batch_shape
     (7,)
     """
-    caller = "amortize_likelihood"
+    caller = "nle"
     simulator = Simulator(model, *args, observed=observed, latents=latents, **kwargs)
     if simulator.discrete:
         raise ValueError(
@@ -200,22 +200,22 @@ def amortize_likelihood(
     if simulator.data_support is not None:
         shapes["support"] = simulator.data_support
     made = make_flow(caller, flow_key, flow, flow_options, (simulator.data.size,), **shapes)
-    likelihood = SiteFlow(made, simulator.data, simulator.latents)
+    likelihood = ConditionalSiteFlow(made, simulator.data, simulator.latents)
     result = fit_to(fit_key, likelihood, x, theta, fit_options)
-    return Amortized(likelihood.replace(flow=result.flow), result.history)
+    return SBIResult(likelihood.replace(flow=result.flow), result.history)
 
 
 def new_posterior(
     key: Array, simulator: Simulator, flow: Any, flow_options: Options | None, embedding: Any
-) -> SiteFlow:
+) -> ConditionalSiteFlow:
     """The posterior flow before training: the identity on the prior's support."""
     shapes: dict[str, Any] = {"context_shape": (simulator.data.size,)}
     if embedding is not None:
         shapes = {"context_shape": simulator.data.shape, "embedding": embedding}
     event_shape = (simulator.latents.size,)
     shapes["support"] = simulator.support
-    made = make_flow("amortize", key, flow, flow_options, event_shape, **shapes)
-    return SiteFlow(made, simulator.latents, simulator.data)
+    made = make_flow("npe", key, flow, flow_options, event_shape, **shapes)
+    return ConditionalSiteFlow(made, simulator.latents, simulator.data)
 
 
 def make_flow(
@@ -245,7 +245,7 @@ def make_flow(
 
 
 def fit_to(
-    key: Array, flow: SiteFlow, events: Array, contexts: Array, options: Options | None
+    key: Array, flow: ConditionalSiteFlow, events: Array, contexts: Array, options: Options | None
 ) -> FitResult:
     """Fit a flow to vectors of events and of contexts."""
     contexts = contexts.reshape(len(contexts), *flow.flow.context_shape)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.infer import _arviz
-from flowdists.infer._scoring import draw
+from flowdists.diagnostics import _arviz
+from flowdists.diagnostics._scoring import draw
 
 Array = jax.Array
 MIN_SAMPLES = 25  # a fifth of them are the tail, and a Pareto tail is fitted to at least five
@@ -48,7 +48,7 @@ class ImportanceResult:
     ...     numpyro.sample("x", dist.Normal(z, 1), obs=x)
     >>> def exact_posterior(x):
     ...     numpyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
-    >>> importance(jax.random.key(0), model, exact_posterior, {}, 1.0, num_samples=100)
+    >>> importance_sampling(jax.random.key(0), model, exact_posterior, {}, 1.0, num_samples=100)
     ImportanceResult(num_samples=100, khat=-inf, ess=100.0, elbo=-1.516 ± 0.000,
                      log_evidence=-1.516 ± 0.000)
     """
@@ -91,7 +91,7 @@ class ImportanceResult:
         )
 
 
-def importance(
+def importance_sampling(
     key: Array,
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -144,17 +144,21 @@ def importance(
     ...     numpyro.sample("x", dist.Normal(z, 1), obs=x)
     >>> def guide(x):
     ...     numpyro.sample("z", dist.Normal(x / 2, 0.8))
-    >>> result = importance(jax.random.key(0), model, guide, {}, 1.0)
+    >>> result = importance_sampling(jax.random.key(0), model, guide, {}, 1.0)
     >>> bool(result.khat < 0.7), bool(abs(result.log_evidence + 1.516) < 0.05)
     (True, True)
     >>> result.resample(jax.random.key(1), 1000)["z"].shape
     (1000,)
     """
-    num_samples = _check.positive_int("importance", "num_samples", num_samples, least=MIN_SAMPLES)
+    num_samples = _check.positive_int(
+        "importance_sampling", "num_samples", num_samples, least=MIN_SAMPLES
+    )
     if batch_size is not None:
-        batch_size = min(_check.positive_int("importance", "batch_size", batch_size), num_samples)
+        batch_size = min(
+            _check.positive_int("importance_sampling", "batch_size", batch_size), num_samples
+        )
     draws = draw(
-        "importance",
+        "importance_sampling",
         key,
         model,
         guide,
@@ -167,7 +171,8 @@ def importance(
     log_weights = draws.log_weights
     if not np.isfinite(log_weights).any():
         raise ValueError(
-            f"importance: none of {num_samples} draws from `guide` is in the support of `model`"
+            f"importance_sampling: none of {num_samples} draws from `guide` is in the support of "
+            "`model`"
         )
     smoothed, khat = _smooth(draws.log_p, draws.log_q)
     _warn_of_tail(khat, num_samples)
@@ -209,8 +214,8 @@ def _warn_of_tail(khat: float, num_samples: int) -> None:
     limit = min(1 - 1 / math.log10(num_samples), 0.7)
     if khat > limit:
         warnings.warn(
-            f"importance: the Pareto k-hat of the weights is {khat:.2f}, above {limit:.2f}: the "
-            "guide is too far from the posterior for weights to correct it, and the standard "
-            "errors are too small",
+            f"importance_sampling: the Pareto k-hat of the weights is {khat:.2f}, above "
+            f"{limit:.2f}: the guide is too far from the posterior for weights to correct it, and "
+            "the standard errors are too small",
             stacklevel=3,
         )

@@ -12,9 +12,9 @@ import numpy as np
 from flowdists import _check
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import NSF
-from flowdists.sbi.amortize import REMEDY, Options, fit_to, new_posterior
-from flowdists.sbi.conditional import SiteFlow
+from flowdists.sbi.conditional_site_flow import ConditionalSiteFlow
 from flowdists.sbi.invalid import INVALID, Invalid, finite_rows
+from flowdists.sbi.npe import REMEDY, Options, fit_to, new_posterior
 from flowdists.sbi.simulator import CHUNK, Simulator
 from flowdists.training import History
 
@@ -23,7 +23,7 @@ REGION_DRAWS = 10_000
 MOST_PROPOSALS = 1_000_000  # draws of the prior for each one that is kept, at most
 
 
-class Truncated(NamedTuple):
+class TSNPEResult(NamedTuple):
     """What was learned in rounds.
 
     Attributes:
@@ -33,12 +33,12 @@ class Truncated(NamedTuple):
         left; 1 at first.
     """
 
-    flow: SiteFlow
+    flow: ConditionalSiteFlow
     histories: tuple[History, ...]
     acceptance: tuple[float, ...]
 
 
-def amortize_truncated(
+def tsnpe(
     key: Array,
     model: Callable[..., Any],
     data: Any,
@@ -54,7 +54,7 @@ def amortize_truncated(
     embedding: Any = None,
     fit_options: Options | None = None,
     **kwargs: Any,
-) -> Truncated:
+) -> TSNPEResult:
     r"""Learn the posterior for one observation, with fewer simulations than for all.
 
     Truncated sequential neural posterior estimation (Deistler, Gonçalves and Macke 2022): each
@@ -66,7 +66,7 @@ def amortize_truncated(
 
     Args:
       key: PRNG key.
-      model: as in :func:`~flowdists.amortize`.
+      model: as in :func:`~flowdists.npe`.
       data: the observation: values by site, or of an only site the value itself.
       *args: arguments of the model.
       observed: the site, or sites, that are the data.
@@ -74,19 +74,19 @@ def amortize_truncated(
       num_rounds: how many rounds; the first simulates from the prior.
       num_simulations: in each round.
       outside: posterior probability that a region may leave out.
-      invalid: as in :func:`~flowdists.amortize`.
-      flow: as in :func:`~flowdists.amortize`.
-      flow_options: as in :func:`~flowdists.amortize`.
-      embedding: as in :func:`~flowdists.amortize`.
-      fit_options: as in :func:`~flowdists.amortize`.
+      invalid: as in :func:`~flowdists.npe`.
+      flow: as in :func:`~flowdists.npe`.
+      flow_options: as in :func:`~flowdists.npe`.
+      embedding: as in :func:`~flowdists.npe`.
+      fit_options: as in :func:`~flowdists.npe`.
       **kwargs: keyword arguments of the model.
 
     Returns:
       A named tuple: the ``flow``, the ``histories`` of the fits, and ``acceptance``.
 
     Raises:
-      TypeError: as in :func:`~flowdists.amortize`.
-      ValueError: as in :func:`~flowdists.amortize`; if ``outside`` is not a probability below 0.5;
+      TypeError: as in :func:`~flowdists.npe`.
+      ValueError: as in :func:`~flowdists.npe`; if ``outside`` is not a probability below 0.5;
         if ``data`` is not one observation, or not finite.
       RuntimeError: if the region is too small a part of the prior to be found by draws from it.
 
@@ -94,7 +94,7 @@ def amortize_truncated(
     >>> def model():
     ...     loc = numpyro.sample("loc", dist.Uniform(-10.0, 10.0))
     ...     numpyro.sample("x", dist.Normal(loc, 0.5))
-    >>> posterior, *_ = amortize_truncated(
+    >>> posterior, *_ = tsnpe(
     ...     jax.random.key(0),
     ...     model,
     ...     {"x": 3.0},
@@ -108,7 +108,7 @@ def amortize_truncated(
     >>> posterior.sample(jax.random.key(1), {"x": 3.0}, (5,))["loc"].shape
     (5,)
     """
-    caller = "amortize_truncated"
+    caller = "tsnpe"
     key = _check.key(caller, key)
     num_rounds = _check.positive_int(caller, "num_rounds", num_rounds)
     num_simulations = _check.positive_int(caller, "num_simulations", num_simulations)
@@ -148,7 +148,7 @@ def amortize_truncated(
         posterior = posterior.replace(flow=result.flow)
         histories.append(result.history)
         acceptance.append(accepted)
-    return Truncated(posterior, tuple(histories), tuple(acceptance))
+    return TSNPEResult(posterior, tuple(histories), tuple(acceptance))
 
 
 class _Region:
@@ -191,7 +191,7 @@ def _keys_within(
         proposed += size
         if proposed >= MOST_PROPOSALS * max(count, 1):
             raise RuntimeError(
-                f"amortize_truncated: only {count} of {proposed} draws of the prior were in the "
+                f"tsnpe: only {count} of {proposed} draws of the prior were in the "
                 "region of the posterior; use fewer rounds, or a prior that is not so wide"
             )
     return jnp.concatenate(kept)[:num_draws], count / proposed

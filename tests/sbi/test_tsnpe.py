@@ -1,5 +1,7 @@
 """Posterior estimation in rounds."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ FLOWS = ["MAF", pytest.param("NSF", marks=[pytest.mark.slow, pytest.mark.heavy])
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_rounds_close_in_on_the_posterior(flow, key):
-    posterior, histories, acceptance = fd.amortize_truncated(
+    posterior, histories, acceptance = fd.tsnpe(
         key,
         model,
         {"x": 3.0},
@@ -57,8 +59,9 @@ class Rounds:
 
 
 def run(monkeypatch, key, rounds, **options):
-    monkeypatch.setattr("flowdists.sbi.truncated.fit_to", rounds)
-    return fd.amortize_truncated(
+    # The module, which the function of that name hides.
+    monkeypatch.setattr(importlib.import_module("flowdists.sbi.tsnpe"), "fit_to", rounds)
+    return fd.tsnpe(
         key,
         options.pop("model", hierarchy),
         {"x": 0.5},
@@ -122,7 +125,7 @@ def test_simulations_with_nan_can_be_left_out(monkeypatch, key):
     with pytest.warns(RuntimeWarning, match="left out"):
         run(monkeypatch, key, rounds, model=broken, num_simulations=200, invalid="drop")
     assert all((theta > 0).all() for theta, _ in rounds.rows)
-    with pytest.raises(ValueError, match=r"amortize_truncated: .*'x'.*drop"):
+    with pytest.raises(ValueError, match=r"tsnpe: .*'x'.*drop"):
         run(monkeypatch, key, Rounds(0.0), model=broken, num_simulations=200)
 
 
@@ -146,4 +149,4 @@ def test_misuse(case):
     options, kind, message = MISUSE[case]
     given = {"data": {"x": 1.0}, "observed": "x", "flow": tiny, **options}
     with pytest.raises(kind, match=message):
-        fd.amortize_truncated(jax.random.key(0), model, given.pop("data"), **given)
+        fd.tsnpe(jax.random.key(0), model, given.pop("data"), **given)

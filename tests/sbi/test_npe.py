@@ -14,7 +14,7 @@ from numpyro.infer import MCMC, NUTS
 from scipy import stats
 
 import flowdists as fd
-from flowdists.metrics import expected_coverage
+from flowdists.diagnostics import expected_coverage
 from tests.draws import normal
 from tests.tolerances import P_VALUE
 
@@ -70,7 +70,7 @@ LEARNING = {
     params=["affine", pytest.param("default", marks=[pytest.mark.slow, pytest.mark.heavy])],
 )
 def learned(request):
-    return fd.amortize(jax.random.key(0), gaussian, observed="x", **LEARNING[request.param])
+    return fd.npe(jax.random.key(0), gaussian, observed="x", **LEARNING[request.param])
 
 
 def test_closed_form_posterior_at_once_for_all_data(learned, key):
@@ -92,7 +92,7 @@ def test_calibrated(learned, key):
     theta, x = fd.Simulator(gaussian, observed="x").draw(key, 300)
     result = expected_coverage(key, posterior.flow, theta, x, num_draws=200)
     assert fd.uniformity_pvalues({"level": result.ranks}, 200)["level"] > P_VALUE
-    ranks = fd.calibration_ranks(
+    ranks = fd.sbc_ranks(
         key,
         gaussian,
         lambda key, data: sample(posterior, key, data, 99),
@@ -108,7 +108,7 @@ def test_calibrated(learned, key):
 def boxed():
     """The default flow, hardly trained."""
     options = {**TINY, "flow": fd.NSF}
-    return fd.amortize(jax.random.key(0), box, observed="x", num_simulations=300, **options).flow
+    return fd.npe(jax.random.key(0), box, observed="x", num_simulations=300, **options).flow
 
 
 DATA = {"x": np.array([[0.0, 0.0], [50.0, -80.0]])}
@@ -123,7 +123,7 @@ def test_draws_never_leave_the_prior(boxed, key):
 
 def test_saved_and_put_back(boxed, key, tmp_path):
     fd.save(tmp_path / "posterior", boxed.flow)
-    loaded = fd.SiteFlow(fd.load(tmp_path / "posterior"), boxed.events, boxed.contexts)
+    loaded = fd.ConditionalSiteFlow(fd.load(tmp_path / "posterior"), boxed.events, boxed.contexts)
     first, second = (sample(posterior, key, DATA, 5000) for posterior in (boxed, loaded))
     np.testing.assert_array_equal(first["theta"], second["theta"])
 
@@ -138,12 +138,12 @@ def given(monkeypatch):
         return fd.training.FitResult(flow.flow, None)
 
     # The module, which the function of that name hides.
-    monkeypatch.setattr(importlib.import_module("flowdists.sbi.amortize"), "fit_to", fit_to)
+    monkeypatch.setattr(importlib.import_module("flowdists.sbi.npe"), "fit_to", fit_to)
     return seen
 
 
 def test_what_is_not_asked_for_is_averaged_over(given, key):
-    posterior, _ = fd.amortize(key, box, observed="x", latents="theta", num_simulations=300, **TINY)
+    posterior, _ = fd.npe(key, box, observed="x", latents="theta", num_simulations=300, **TINY)
     assert given["events"].shape == given["contexts"].shape == (300, 2)
     assert posterior.events.names == ("theta",)
 
@@ -159,7 +159,7 @@ def of_sets():
     """A posterior given sets of points, and the network that it began with."""
     network = fd.DeepSets(jax.random.key(0), 2, 4, hidden_sizes=(8,))
     options = {"num_simulations": 300, "embedding": network, **TINY}
-    return fd.amortize(jax.random.key(0), points, observed="x", **options).flow, network
+    return fd.npe(jax.random.key(0), points, observed="x", **options).flow, network
 
 
 def test_an_embedding_sees_the_datas_own_shape(of_sets):
@@ -182,14 +182,14 @@ def test_saved_with_an_embedding(of_sets, key, tmp_path):
         **SMALL,
     )
     flow = fd.load(tmp_path / "posterior", like=like)
-    loaded = fd.SiteFlow(flow, posterior.events, posterior.contexts)
+    loaded = fd.ConditionalSiteFlow(flow, posterior.events, posterior.contexts)
     first, second = (sample(p, key, np.ones((5, 2)), 4) for p in (posterior, loaded))
     np.testing.assert_array_equal(first["loc"], second["loc"])
 
 
 def test_a_foreign_embedding_and_another_flow(key):
     network = eqx.nn.MLP(4, 3, width_size=8, depth=1, key=key)
-    posterior, _ = fd.amortize(
+    posterior, _ = fd.npe(
         key, gaussian, observed="x", num_simulations=300, embedding=network, **TINY
     )
     assert posterior.flow.recipe.name == "MAF"
@@ -200,7 +200,7 @@ def test_a_foreign_embedding_and_another_flow(key):
 def untrained():
     simulator = fd.Simulator(gaussian, observed="x")
     flow = fd.MAF(jax.random.key(0), (1,), context_shape=(4,), **SMALL)
-    return fd.SiteFlow(flow, simulator.latents, simulator.data)
+    return fd.ConditionalSiteFlow(flow, simulator.latents, simulator.data)
 
 
 def test_one_compilation_for_new_data(key):
@@ -212,7 +212,7 @@ def test_one_compilation_for_new_data(key):
 
 
 def test_a_learned_likelihood_in_a_model(key):
-    likelihood, _ = fd.amortize_likelihood(key, gaussian, observed="x", **LEARNING["affine"])
+    likelihood, _ = fd.nle(key, gaussian, observed="x", **LEARNING["affine"])
     x = np.array([90.0, 110.0, 95.0, 80.0])
 
     def model():
@@ -241,7 +241,7 @@ MISUSE = {
 def test_misuse(case, key):
     options, kind, message = MISUSE[case]
     with pytest.raises(kind, match=message):
-        fd.amortize(key, gaussian, **{"observed": "x", "num_simulations": 50, **options})
+        fd.npe(key, gaussian, **{"observed": "x", "num_simulations": 50, **options})
 
 
 def test_misuse_of_a_posterior(key):
@@ -254,7 +254,7 @@ def test_misuse_of_a_posterior(key):
         with pytest.raises(ValueError, match=message):
             untrained().sample(key, data)
     other = jax.eval_shape(lambda key: fd.MAF(key, (2,), context_shape=(4,), **SMALL), key)
-    with pytest.raises(ValueError, match="SiteFlow"):
+    with pytest.raises(ValueError, match="ConditionalSiteFlow"):
         untrained().replace(flow=other)
 
 
@@ -263,10 +263,10 @@ def test_a_simulator_that_gives_nan_is_an_error(key):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
         numpyro.sample("x", dist.Delta(jnp.log(z)))
 
-    with pytest.raises(ValueError, match=r"amortize: .* in 'x' in \d+ of 50 .*drop"):
-        fd.amortize(key, broken, observed="x", num_simulations=50, **TINY)
-    with pytest.raises(ValueError, match=r"amortize_likelihood: .* in 'x' in \d+ of 50 .*bias"):
-        fd.amortize_likelihood(key, broken, observed="x", num_simulations=50, **TINY)
+    with pytest.raises(ValueError, match=r"npe: .* in 'x' in \d+ of 50 .*drop"):
+        fd.npe(key, broken, observed="x", num_simulations=50, **TINY)
+    with pytest.raises(ValueError, match=r"nle: .* in 'x' in \d+ of 50 .*bias"):
+        fd.nle(key, broken, observed="x", num_simulations=50, **TINY)
 
 
 @pytest.mark.parametrize("loc", [0.0, -10.0])
@@ -276,7 +276,7 @@ def test_simulations_with_nan_can_be_left_out(loc, given, key):
         numpyro.sample("x", dist.Delta(jnp.log(z)))
 
     def learn():
-        return fd.amortize(key, broken, observed="x", num_simulations=400, invalid="drop", **TINY)
+        return fd.npe(key, broken, observed="x", num_simulations=400, invalid="drop", **TINY)
 
     if loc == -10.0:
         with pytest.raises(ValueError, match="0 of 400 are left"):
@@ -301,7 +301,7 @@ def test_a_prior_that_draws_nan_is_an_error(key):
         numpyro.sample("x", dist.Normal(0.0, 1.0))
 
     with pytest.raises(ValueError, match=r"prior .*'z' in 50 of 50"):
-        fd.amortize(key, broken, observed="x", num_simulations=50, invalid="drop", **TINY)
+        fd.npe(key, broken, observed="x", num_simulations=50, invalid="drop", **TINY)
 
 
 def test_a_likelihood_has_the_datas_support(given, key):
@@ -309,7 +309,7 @@ def test_a_likelihood_has_the_datas_support(given, key):
         rate = numpyro.sample("rate", dist.Uniform(0.5, 2.0))
         numpyro.sample("x", dist.Exponential(rate).expand([2]).to_event(1))
 
-    likelihood, _ = fd.amortize_likelihood(key, positive, observed="x", num_simulations=200, **TINY)
+    likelihood, _ = fd.nle(key, positive, observed="x", num_simulations=200, **TINY)
     conditioned = likelihood.condition({"rate": 1.0})
     draws = np.asarray(jax.jit(conditioned.sample, static_argnums=1)(key, (1000,)))
     assert (draws > 0).all() and conditioned.support(np.ones(2))
@@ -321,4 +321,4 @@ def test_a_likelihood_of_discrete_data_is_an_error(key):
         numpyro.sample("x", dist.Poisson(rate).expand([2]).to_event(1))
 
     with pytest.raises(ValueError, match=r"continuous.*'x'.*dequantize"):
-        fd.amortize_likelihood(key, counts, observed="x", num_simulations=50, **TINY)
+        fd.nle(key, counts, observed="x", num_simulations=50, **TINY)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from flowdists.metrics import mmd
+from flowdists.diagnostics import mmd
 from tests.tolerances import AGREE_F32, FINITE_DIFFERENCE_F64, ROUND_TRIP_F64, STANDARD_ERRORS
 
 

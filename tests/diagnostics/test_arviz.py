@@ -14,7 +14,7 @@ from numpyro.infer import autoguide, log_likelihood
 from numpyro.infer.util import log_density
 from scipy import stats
 
-from flowdists.infer import to_arviz
+from flowdists.diagnostics import to_arviz
 from tests.tolerances import P_VALUE, ROUND_TRIP_F32, STANDARD_ERRORS
 
 Y = np.random.default_rng(0).normal(1.0, 1.0, 8)
@@ -224,14 +224,14 @@ def test_arviz_is_imported_when_used_and_may_warn_of_itself(tmp_path):
     """Whatever ArviZ says when imported is not said in the name of flowdists."""
     program = """
 import sys, warnings
-import flowdists.infer
+import flowdists.diagnostics
 assert "arviz" not in sys.modules
 import jax, numpyro, numpyro.distributions as dist
 warnings.filterwarnings("error", module="flowdists")
 model = lambda: numpyro.sample("z", dist.Normal(0, 1))
 guide = lambda: numpyro.sample("z", dist.Normal(0, 1.1))
-flowdists.infer.importance(jax.random.key(0), model, guide, {})
-flowdists.infer.to_arviz(jax.random.key(0), model, guide, {})
+flowdists.diagnostics.importance_sampling(jax.random.key(0), model, guide, {})
+flowdists.diagnostics.to_arviz(jax.random.key(0), model, guide, {})
 assert "arviz" in sys.modules
 """
     cache = {"XDG_CACHE_HOME": str(tmp_path)}  # ArviZ 0.23 notes there that it has warned today

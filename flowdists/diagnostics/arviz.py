@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.infer import _arviz
-from flowdists.infer._scoring import Trace, draw
+from flowdists.diagnostics import _arviz
+from flowdists.diagnostics._scoring import Trace, draw
 
 Array = jax.Array
 
@@ -34,7 +34,7 @@ def to_arviz(
 
     The draws are independent. Dividing them into chains therefore changes nothing, and what ArviZ
     says of convergence is that there is nothing to converge; how close the guide is to the
-    posterior, :func:`~flowdists.importance` tells.
+    posterior, :func:`~flowdists.importance_sampling` tells.
 
     Groups, each with the axes ``chain`` and ``draw`` first (``observed_data`` has neither):
 
@@ -50,7 +50,7 @@ def to_arviz(
     * ``observed_data``: the data.
 
     Axes that belong to a plate are called like it. The rules for guides are those of
-    :func:`~flowdists.importance`.
+    :func:`~flowdists.importance_sampling`.
 
     Args:
       key: PRNG key.
@@ -71,7 +71,7 @@ def to_arviz(
     Raises:
       TypeError: for arguments of the wrong kind.
       ValueError: if ``num_chains`` does not divide ``num_samples``; and as
-        :func:`~flowdists.importance` does.
+        :func:`~flowdists.importance_sampling` does.
       FloatingPointError: likewise.
 
     >>> import numpyro, numpyro.distributions as dist

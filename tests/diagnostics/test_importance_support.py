@@ -9,7 +9,7 @@ import pytest
 from numpyro import handlers
 from scipy import stats
 
-from flowdists.infer import importance
+from flowdists.diagnostics import importance_sampling
 from tests.tolerances import AGREE_F32, ROUND_TRIP_F32, STANDARD_ERRORS
 
 KEY = jax.random.key(0)
@@ -25,7 +25,7 @@ class TestSupport:
         def guide():
             numpyro.sample("z", dist.Normal(0.5, 0.4).expand([2]).to_event(1))
 
-        result = importance(KEY, model, guide, {})
+        result = importance_sampling(KEY, model, guide, {})
         z = np.asarray(result.samples["z"])
         inside = ((z >= 0) & (z <= 1)).all(1)
         assert 0 < inside.sum() < 4000
@@ -52,7 +52,7 @@ class TestSupport:
             with numpyro.plate("plate", 2):
                 numpyro.sample("s", dist.Normal(1.0, 1.0))
 
-        result = importance(KEY, model, guide, {})
+        result = importance_sampling(KEY, model, guide, {})
         is_outside = (np.asarray(result.samples["s"]) <= 0).any(1)
         np.testing.assert_array_equal(result.log_weights == -np.inf, is_outside)
 
@@ -67,7 +67,7 @@ class TestSupport:
         def guide():
             numpyro.sample("p", Rounded(jnp.ones(3), validate_args=False))
 
-        result = importance(KEY, model, guide, {}, num_samples=100)
+        result = importance_sampling(KEY, model, guide, {}, num_samples=100)
         assert np.isfinite(result.log_weights).all()
 
     def test_no_draw_inside(self):
@@ -78,7 +78,7 @@ class TestSupport:
             numpyro.sample("z", dist.Normal(-50.0, 1.0))
 
         with pytest.raises(ValueError, match="none of 4000 draws"):
-            importance(KEY, model, guide, {})
+            importance_sampling(KEY, model, guide, {})
 
     @pytest.mark.filterwarnings("ignore:.*k-hat")
     def test_a_masked_site_has_no_bounds(self):
@@ -89,7 +89,7 @@ class TestSupport:
         def guide():
             numpyro.sample("z", NORMAL)
 
-        result = importance(KEY, model, guide, {}, num_samples=50)
+        result = importance_sampling(KEY, model, guide, {}, num_samples=50)
         expected = -stats.norm.logpdf(result.samples["z"])
         np.testing.assert_allclose(result.log_weights, expected, rtol=ROUND_TRIP_F32)
 
@@ -103,7 +103,7 @@ class TestSupport:
         def guide():
             numpyro.sample("z", NORMAL)
 
-        result = importance(KEY, model, guide, {}, num_samples=50)
+        result = importance_sampling(KEY, model, guide, {}, num_samples=50)
         np.testing.assert_allclose(result.log_weights, 0.0, atol=AGREE_F32)
 
 
@@ -119,7 +119,7 @@ class TestTail:
 
         def above(low):
             model = lambda: numpyro.sample("z", dist.Uniform(low, 100.0))
-            return importance(KEY, model, guide, {}, num_samples=size)
+            return importance_sampling(KEY, model, guide, {}, num_samples=size)
 
         z = np.sort(above(-100.0).samples["z"])[::-1]
         few, enough = (above(float(z[n - 1 : n + 1].mean())) for n in (tail, tail + 1))
@@ -135,7 +135,7 @@ class TestTail:
             numpyro.sample("z", dist.Normal(-2.0, 1.0))
 
         with pytest.warns(UserWarning, match="inf"):
-            assert importance(KEY, model, guide, {}).khat == np.inf
+            assert importance_sampling(KEY, model, guide, {}).khat == np.inf
 
     @pytest.mark.filterwarnings("ignore:.*k-hat")
     @pytest.mark.parametrize("number", [1, 20])
@@ -163,7 +163,7 @@ class TestTail:
 
         def weigh(threshold, units):
             arguments = threshold, units * EPS * magnitude
-            return importance(KEY, model, guide, {}, *arguments, num_samples=100)
+            return importance_sampling(KEY, model, guide, {}, *arguments, num_samples=100)
 
         u = np.sort(weigh(0.0, 0.0).samples["u"])
         threshold = float(u[number - 1 : number + 1].mean())
@@ -180,7 +180,7 @@ class TestUndefined:
 
     def words(self, model, guide):
         with pytest.raises(FloatingPointError) as raised:
-            importance(KEY, model, guide, {})
+            importance_sampling(KEY, model, guide, {})
         words = str(raised.value)
         return words, int(words.split(" of ")[0].split()[-1])
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.metrics._draws import two_sets
+from flowdists.diagnostics._two_sets import two_sets
 
 Array = jax.Array
 
@@ -47,7 +47,7 @@ def sliced_wasserstein(
       TypeError: for arguments of the wrong kind.
       ValueError: if shapes do not fit, values are not finite, or ``p`` is below 1.
 
-    >>> from flowdists.metrics import sliced_wasserstein
+    >>> from flowdists.diagnostics import sliced_wasserstein
     >>> x = jax.random.normal(jax.random.key(0), (500, 1))
     >>> bool(jnp.isclose(sliced_wasserstein(jax.random.key(1), x, x + 3.0), 3.0))
     True

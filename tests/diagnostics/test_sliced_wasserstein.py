@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowdists.metrics import sliced_wasserstein
+from flowdists.diagnostics import sliced_wasserstein
 from tests.tolerances import (
     AGREE_F32,
     FINITE_DIFFERENCE_F64,

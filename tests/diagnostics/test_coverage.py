@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import flowdists as fd
-from flowdists.metrics import CoverageResult, expected_coverage
+from flowdists.diagnostics import CoverageResult, expected_coverage
 from flowdists.transformers import Affine
 from tests.draws import normal
 from tests.draws import uniform as uniform_draws

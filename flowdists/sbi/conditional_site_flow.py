@@ -13,7 +13,7 @@ from flowdists.sbi.sites import Sites, Values
 Array = jax.Array
 
 
-class SiteFlow:
+class ConditionalSiteFlow:
     """A conditional flow whose events are the values of some sites, given those of others.
 
     A pytree whose leaves are the flow's. To keep it, :func:`~flowdists.save` the ``flow``; what is
@@ -33,7 +33,7 @@ class SiteFlow:
     ...     numpyro.sample("x", dist.Normal(loc, 1.0).expand([2]).to_event(1))
     >>> simulator = Simulator(model, observed="x")
     >>> flow = MAF(jax.random.key(0), (1,), context_shape=(2,), num_layers=1, hidden_sizes=(8,))
-    >>> posterior = SiteFlow(flow, simulator.latents, simulator.data)
+    >>> posterior = ConditionalSiteFlow(flow, simulator.latents, simulator.data)
     >>> posterior.log_prob({"loc": 0.5}, {"x": jnp.zeros((7, 2))}).shape
     (7,)
     """
@@ -48,12 +48,12 @@ class SiteFlow:
         self.contexts = contexts
         if flow.event_shape != (events.size,):
             raise ValueError(
-                f"SiteFlow: `flow` must have events of shape ({events.size},), got "
+                f"ConditionalSiteFlow: `flow` must have events of shape ({events.size},), got "
                 f"{flow.event_shape}"
             )
         if flow.context_shape not in (contexts.shape, (contexts.size,)):
             raise ValueError(
-                f"SiteFlow: `flow` must take contexts of shape {contexts.shape}, got "
+                f"ConditionalSiteFlow: `flow` must take contexts of shape {contexts.shape}, got "
                 f"{flow.context_shape}"
             )
 
@@ -69,7 +69,7 @@ class SiteFlow:
         Raises:
           ValueError: if a site is missing, has another shape, or is NaN.
         """
-        return self.flow.condition(self.context("SiteFlow.condition", given))
+        return self.flow.condition(self.context("ConditionalSiteFlow.condition", given))
 
     def sample(self, key: Array, given: Any, sample_shape: tuple[int, ...] = ()) -> Values:
         """Draw values by site, each ``(*sample_shape, *batch, *site_shape)``.
@@ -83,19 +83,22 @@ class SiteFlow:
 
     def log_prob(self, values: Any, given: Any) -> Array:
         """Log-density in nats of values by site, ``(*sample_shape, *batch)``."""
-        return self.condition(given).log_prob(self.events.pack("SiteFlow.log_prob", values))
+        return self.condition(given).log_prob(
+            self.events.pack("ConditionalSiteFlow.log_prob", values)
+        )
 
     def context(self, caller: str, given: Any) -> Array:
         """Values by site as contexts of the flow."""
         vector = self.contexts.pack(caller, given)
         return vector.reshape(*vector.shape[:-1], *self.flow.context_shape)
 
-    def replace(self, *, flow: ConditionalFlow) -> SiteFlow:
+    def replace(self, *, flow: ConditionalFlow) -> ConditionalSiteFlow:
         """The same with another flow of these shapes."""
-        return SiteFlow(flow, self.events, self.contexts)
+        return ConditionalSiteFlow(flow, self.events, self.contexts)
 
     def __repr__(self) -> str:
-        return f"SiteFlow({', '.join(self.events.names)} | {', '.join(self.contexts.names)})"
+        events, contexts = (", ".join(sites.names) for sites in (self.events, self.contexts))
+        return f"ConditionalSiteFlow({events} | {contexts})"
 
 
-make_pytree_class(SiteFlow)
+make_pytree_class(ConditionalSiteFlow)

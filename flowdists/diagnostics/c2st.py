@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.metrics._draws import two_sets
+from flowdists.diagnostics._two_sets import two_sets
 
 Array = jax.Array
 
@@ -57,7 +57,7 @@ def c2st(
       ValueError: if shapes do not fit, values are not finite, an element of ``x`` is constant, or
         the sets differ in size: guessing the larger one would pass for telling them apart.
 
-    >>> from flowdists.metrics import c2st
+    >>> from flowdists.diagnostics import c2st
     >>> x = jax.random.normal(jax.random.key(0), (100, 2))
     >>> c2st(jax.random.key(1), x, x + 9.0)
     1.0

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
+from flowdists.diagnostics._two_sets import check_finite
 from flowdists.distribution import ConditionalFlow
-from flowdists.metrics._draws import check_finite
 
 Array = jax.Array
 
@@ -26,7 +26,7 @@ class CoverageResult(NamedTuple):
       num_draws: how many draws there were of each pair.
 
     >>> import numpy as np
-    >>> from flowdists.metrics import CoverageResult
+    >>> from flowdists.diagnostics import CoverageResult
     >>> even = CoverageResult(ranks=np.arange(100) % 10, num_draws=9)
     >>> even.coverage([0.5, 0.9])
     array([0.5, 0.9])
@@ -84,7 +84,7 @@ def expected_coverage(
     Deistler, Goncalves and Macke 2022, "Truncated proposals for scalable and hassle-free
     simulation-based inference").
 
-    Regions are joint, of all elements at once, where :func:`~flowdists.calibration_ranks` looks at
+    Regions are joint, of all elements at once, where :func:`~flowdists.sbc_ranks` looks at
     each element by itself. Like that test it is necessary, not sufficient: a flow that ignores the
     context and is the marginal distribution of ``x`` passes.
 
@@ -106,7 +106,7 @@ def expected_coverage(
       ValueError: if shapes do not fit, or values or contexts are not finite.
       FloatingPointError: if a density is NaN; it says of how many pairs, and of which first.
 
-    >>> from flowdists.metrics import expected_coverage
+    >>> from flowdists.diagnostics import expected_coverage
     >>> layer = AffineCoupling(jax.random.key(0), (2,), context_shape=(1,))  # the identity
     >>> flow = ConditionalFlow(StandardNormal((2,)), layer)
     >>> x, context = jax.random.normal(jax.random.key(1), (500, 2)), jnp.ones((500, 1))
