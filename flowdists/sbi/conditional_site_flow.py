@@ -1,4 +1,4 @@
-"""A conditional flow between the sites of a model: a posterior, or a likelihood."""
+"""A conditional flow between the sites of a model: a posterior or a likelihood."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ Array = jax.Array
 
 
 class ConditionalSiteFlow:
-    """A conditional flow whose events are the values of some sites, given those of others.
+    """A conditional flow of the values of some sites, given the values of others.
 
-    A pytree whose leaves are the flow's. To keep it, :func:`~flowdists.save` the ``flow``; what is
-    loaded is put back together with the sites of a :class:`~flowdists.Simulator`, as below.
+    The posterior that :func:`~flowdists.npe` or :func:`~flowdists.tsnpe` learns, and the likelihood
+    that :func:`~flowdists.nle` learns. Values go in and come out as a dict by site.
+
+    It is a pytree with the leaves of the flow. To save it, :func:`~flowdists.save` the ``flow``.
+    After loading, combine the flow with the sites of a :class:`~flowdists.Simulator`, as below.
 
     Args:
-      flow: a flow of the vector of ``events``, whose contexts are those of ``contexts``.
+      flow: a conditional flow whose event is the vector of ``events``, and whose context is the
+        value or the vector of ``contexts``.
       events: the sites whose density this is.
-      contexts: the sites that it is given.
+      contexts: the sites that the density is given.
 
     Raises:
-      ValueError: if the flow does not have their shapes.
+      ValueError: if the shapes of the flow do not fit the sites.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -58,10 +62,11 @@ class ConditionalSiteFlow:
             )
 
     def condition(self, given: Any) -> Flow:
-        """The flow of the vector of events, an ordinary NumPyro distribution.
+        """The density of the vector of events, as a NumPyro distribution.
 
         Args:
-          given: values ``(*batch, *site_shape)`` by site; of an only site, the value itself.
+          given: values ``(*batch, *site_shape)`` by site; or the value itself, if there is only one
+            site.
 
         Returns:
           A :class:`~flowdists.Flow` with batch shape ``batch``.
@@ -88,12 +93,12 @@ class ConditionalSiteFlow:
         )
 
     def context(self, caller: str, given: Any) -> Array:
-        """Values by site as contexts of the flow."""
+        """The contexts of the flow that values by site stand for."""
         vector = self.contexts.pack(caller, given)
         return vector.reshape(*vector.shape[:-1], *self.flow.context_shape)
 
     def replace(self, *, flow: ConditionalFlow) -> ConditionalSiteFlow:
-        """The same with another flow of these shapes."""
+        """A copy with another flow of the same shapes."""
         return ConditionalSiteFlow(flow, self.events, self.contexts)
 
     def __repr__(self) -> str:

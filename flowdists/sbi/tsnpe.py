@@ -1,9 +1,9 @@
-"""Posterior estimation for one observation, in rounds that simulate where it matters."""
+"""Truncated sequential neural posterior estimation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +13,30 @@ from flowdists import _check
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import NSF
 from flowdists.sbi.conditional_site_flow import ConditionalSiteFlow
-from flowdists.sbi.invalid import INVALID, Invalid, finite_rows
-from flowdists.sbi.npe import REMEDY, Options, fit_to, new_posterior
+from flowdists.sbi.estimation import (
+    Invalid,
+    Options,
+    finite_rows,
+    train,
+    untrained,
+    with_embedding,
+)
 from flowdists.sbi.simulator import CHUNK, Simulator
 from flowdists.training import History
 
 Array = jax.Array
 REGION_DRAWS = 10_000
-MOST_PROPOSALS = 1_000_000  # draws of the prior for each one that is kept, at most
+MAX_PROPOSALS = 1_000_000  # draws from the prior for each one that is kept
 
 
 class TSNPEResult(NamedTuple):
-    """What was learned in rounds.
+    """What :func:`~flowdists.tsnpe` learned.
 
     Attributes:
-      flow: the posterior, by site; to be trusted for the observation that it was made for.
-      histories: the losses of each round's fit.
-      acceptance: for each round, the part of the prior's draws that were in the region which is
-        left; 1 at first.
+      flow: the posterior, by site. Use it for the observation that it was learned for.
+      histories: the losses of the fit in each round.
+      acceptance: in each round, the fraction of draws from the prior that were in the region;
+        1 in the first round.
     """
 
     flow: ConditionalSiteFlow
@@ -55,24 +61,26 @@ def tsnpe(
     fit_options: Options | None = None,
     **kwargs: Any,
 ) -> TSNPEResult:
-    r"""Learn the posterior for one observation, with fewer simulations than for all.
+    r"""Learn the posterior for one observation, with fewer simulations than for all data.
 
-    Truncated sequential neural posterior estimation (Deistler, Gonçalves and Macke 2022): each
-    round simulates from the prior restricted to the region that holds all but ``outside`` of the
-    posterior found so far, and fits the flow, further from where it was, to all simulations within
-    that region. Each region lies within the last, so that all of these have the prior truncated to
-    it for their distribution: plain maximum likelihood remains right, and the flow needs no
-    correction. Only parameters within the region are simulated; others are drawn and thrown away.
+    Truncated sequential neural posterior estimation (TSNPE; Deistler, Gonçalves and Macke 2022,
+    https://arxiv.org/abs/2210.04815). Each round truncates the prior to the highest-density region
+    that holds all but ``outside`` of the current posterior, simulates from the truncated prior, and
+    trains the same flow further on all simulations whose parameters are in that region.
+
+    The regions are nested. The parameters that a round trains on are therefore distributed as the
+    prior truncated to the latest region, and maximum likelihood needs no correction. Parameters
+    outside of the region are drawn and thrown away without simulating their data.
 
     Args:
       key: PRNG key.
       model: as in :func:`~flowdists.npe`.
-      data: the observation: values by site, or of an only site the value itself.
+      data: the observation: values by site, or the value itself if there is only one site.
       *args: arguments of the model.
       observed: the site, or sites, that are the data.
-      latents: the latent sites of interest, all of them unless given.
+      latents: the latent sites of interest, by default all.
       num_rounds: how many rounds; the first simulates from the prior.
-      num_simulations: in each round.
+      num_simulations: how many simulations each round makes.
       outside: posterior probability that a region may leave out.
       invalid: as in :func:`~flowdists.npe`.
       flow: as in :func:`~flowdists.npe`.
@@ -82,13 +90,14 @@ def tsnpe(
       **kwargs: keyword arguments of the model.
 
     Returns:
-      A named tuple: the ``flow``, the ``histories`` of the fits, and ``acceptance``.
+      A named tuple: the posterior ``flow``, a :class:`~flowdists.ConditionalSiteFlow`; the
+      ``histories`` of the fits; and the ``acceptance`` rates.
 
     Raises:
       TypeError: as in :func:`~flowdists.npe`.
-      ValueError: as in :func:`~flowdists.npe`; if ``outside`` is not a probability below 0.5;
-        if ``data`` is not one observation, or not finite.
-      RuntimeError: if the region is too small a part of the prior to be found by draws from it.
+      ValueError: as in :func:`~flowdists.npe`; if ``outside`` is not a probability below 0.5; if
+        ``data`` is not one observation, or not finite.
+      RuntimeError: if the region is too small a fraction of the prior for draws to find it.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -114,68 +123,73 @@ def tsnpe(
     num_simulations = _check.positive_int(caller, "num_simulations", num_simulations)
     if not 0 < _check.positive(caller, "outside", outside) < 0.5:
         raise ValueError(f"{caller}: `outside` must be a probability below 0.5, got {outside}")
-    _check.one_of(caller, "invalid", invalid, INVALID)
+    _check.one_of(caller, "invalid", invalid, get_args(Invalid))
     simulator = Simulator(model, *args, observed=observed, latents=latents, **kwargs)
     flow_key, *round_keys = jax.random.split(key, 1 + num_rounds)
-    posterior = new_posterior(flow_key, simulator, flow, flow_options, embedding)
-    context = posterior.context(caller, data)
-    if context.shape != posterior.flow.context_shape:
-        raise ValueError(
-            f"{caller}: `data` must be one observation, got a batch of shape "
-            f"{context.shape[: context.ndim - len(posterior.flow.context_shape)]}"
-        )
-    if not np.isfinite(np.asarray(context)).all():
-        raise ValueError(f"{caller}: `data` must be finite, got NaN or infinity in it")
+    options = with_embedding(flow_options, embedding)
+    posterior = untrained(
+        caller, flow_key, flow, options, simulator.latents, simulator.data, simulator.support
+    )
+    observation = _observation(caller, posterior, data)
     histories: list[History] = []
     acceptance: list[float] = []
     regions: list[_Region] = []
     theta = jnp.zeros((0, simulator.latents.size))
     x = jnp.zeros((0, simulator.data.size))
-    for i, round_key in enumerate(round_keys):
+    fit_options = dict(fit_options or {})
+    for round_key in round_keys:
         region_key, simulate_key, fit_key = jax.random.split(round_key, 3)
-        if i:
-            regions.append(_Region(region_key, posterior.flow, context, outside))
-            kept = np.asarray(regions[-1].holds(theta))
+        if histories:
+            # Layers that are initialized from data are so in the first round only.
+            fit_options["data_init"] = False
+            current = posterior.flow.condition(observation)
+            regions.append(_highest_density_region(region_key, current, outside))
+            kept = np.asarray(_contains(regions[-1], theta))
             theta, x = theta[kept], x[kept]
         keys, accepted = _keys_within(simulate_key, simulator, regions, num_simulations)
-        # From the same keys come the same latent values, those of other sites among them.
-        new = simulator.draw_each(keys)
-        new_theta, new_x = finite_rows(caller, simulator, *new, invalid, REMEDY)
-        theta, x = jnp.concatenate([theta, new_theta]), jnp.concatenate([x, new_x])
-        # Layers that start from data do so in the first round alone: later ones train on.
-        options = {**(fit_options or {}), **({"data_init": False} if i else {})}
-        result = fit_to(fit_key, posterior, theta, x, options)
-        posterior = posterior.replace(flow=result.flow)
-        histories.append(result.history)
+        # The same keys give the same latent values again, also at the sites of no interest.
+        new = finite_rows(caller, simulator, *simulator.draw_each(keys), invalid)
+        theta, x = jnp.concatenate([theta, new[0]]), jnp.concatenate([x, new[1]])
+        posterior, history = train(fit_key, posterior, theta, x, fit_options)
+        histories.append(history)
         acceptance.append(accepted)
     return TSNPEResult(posterior, tuple(histories), tuple(acceptance))
 
 
-class _Region:
-    """The smallest region that holds all but ``outside`` of a posterior, by its density."""
+def _observation(caller: str, posterior: ConditionalSiteFlow, data: Any) -> Array:
+    """The data as one context of the flow."""
+    context = posterior.context(caller, data)
+    batch = context.shape[: context.ndim - len(posterior.flow.context_shape)]
+    if batch:
+        raise ValueError(f"{caller}: `data` must be one observation, got a batch of shape {batch}")
+    if not np.isfinite(np.asarray(context)).all():
+        raise ValueError(f"{caller}: `data` must be finite, got NaN or infinity in it")
+    return context
 
-    def __init__(self, key: Array, flow: ConditionalFlow, context: Array, outside: float) -> None:
-        self._posterior = flow.condition(context)
-        self._least = jnp.quantile(_log_prob_of_draws(self._posterior, key), outside)
 
-    def holds(self, theta: Array) -> Array:
-        return _log_prob(self._posterior, theta) >= self._least
+class _Region(NamedTuple):
+    """The parameters where the density of a posterior is above a threshold."""
+
+    posterior: Flow
+    threshold: Array
 
 
 @jax.jit
-def _log_prob_of_draws(posterior: Flow, key: Array) -> Array:
-    return posterior.sample_and_log_prob(key, (REGION_DRAWS,))[1]
+def _highest_density_region(key: Array, posterior: Flow, outside: float) -> _Region:
+    """The smallest region that holds all but ``outside`` of the posterior."""
+    _, log_prob = posterior.sample_and_log_prob(key, (REGION_DRAWS,))
+    return _Region(posterior, jnp.quantile(log_prob, outside))
 
 
 @jax.jit
-def _log_prob(posterior: Flow, theta: Array) -> Array:
-    return posterior.log_prob(theta)
+def _contains(region: _Region, theta: Array) -> Array:
+    return region.posterior.log_prob(theta) >= region.threshold
 
 
 def _keys_within(
     key: Array, simulator: Simulator, regions: list[_Region], num_draws: int
 ) -> tuple[Array, float]:
-    """Keys whose draws have latent vectors within all regions, and the part of all that do."""
+    """Keys whose latent vectors are in all regions, and the fraction of all keys that are so."""
     if not regions:
         return jax.random.split(key, num_draws), 1.0
     size = max(num_draws, CHUNK)
@@ -185,13 +199,13 @@ def _keys_within(
         key, proposals_key = jax.random.split(key)
         keys = jax.random.split(proposals_key, size)
         theta = simulator.draw_latents(keys)
-        inside = np.all([region.holds(theta) for region in regions], axis=0)
+        inside = np.all([_contains(region, theta) for region in regions], axis=0)
         kept.append(keys[np.flatnonzero(inside)])
         count += len(kept[-1])
         proposed += size
-        if proposed >= MOST_PROPOSALS * max(count, 1):
+        if proposed >= MAX_PROPOSALS * max(count, 1):
             raise RuntimeError(
-                f"tsnpe: only {count} of {proposed} draws of the prior were in the "
-                "region of the posterior; use fewer rounds, or a prior that is not so wide"
+                f"tsnpe: only {count} of {proposed} draws of the prior were in the region of the "
+                "posterior; use fewer rounds, or a narrower prior"
             )
     return jnp.concatenate(kept)[:num_draws], count / proposed

@@ -1,7 +1,6 @@
-"""Posteriors and likelihoods learned from simulations, against closed forms."""
+"""Posteriors learned from simulations, against closed forms."""
 
 import functools
-import importlib
 
 import equinox as eqx
 import jax
@@ -10,25 +9,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.infer import MCMC, NUTS
 from scipy import stats
 
 import flowdists as fd
 from flowdists.diagnostics import expected_coverage
 from tests.draws import normal
+from tests.sbi.models import LEARNING, SMALL, TINY, exact, gaussian
 from tests.tolerances import P_VALUE
-
-SMALL = {"num_layers": 1, "hidden_sizes": (8,)}
-TINY = {
-    "flow": fd.MAF,
-    "flow_options": SMALL,
-    "fit_options": {"max_epochs": 2, "progress": False},
-}
-
-
-def gaussian():
-    loc = numpyro.sample("loc", dist.Normal(100.0, 20.0))
-    numpyro.sample("x", dist.Normal(loc, 10.0).expand([4]).to_event(1))
 
 
 def box():
@@ -37,32 +24,10 @@ def box():
     numpyro.sample("x", dist.Normal(theta, 3.0 + tau).to_event(1))
 
 
-def exact(x):
-    """The closed-form posterior of the Gaussian model."""
-    precision = 1 / 20.0**2 + 4 / 10.0**2
-    return (100.0 / 20.0**2 + x.sum() / 10.0**2) / precision, precision**-0.5
-
-
 @functools.partial(jax.jit, static_argnames="size")
 def sample(posterior, key, data, size):
     """Draws by site: compiled once for all posteriors of one structure."""
     return posterior.sample(key, data, (size,))
-
-
-# An affine flow can be the posterior, and is compiled fast; the default one needs more.
-LEARNING = {
-    "affine": {
-        "num_simulations": 10_000,
-        "flow": fd.MAF,
-        "flow_options": {"num_layers": 1, "hidden_sizes": (16,)},
-        "fit_options": {"max_epochs": 40, "learning_rate": 5e-3, "progress": False},
-    },
-    "default": {
-        "num_simulations": 20_000,
-        "flow_options": {"num_layers": 2, "hidden_sizes": (32, 32)},
-        "fit_options": {"max_epochs": 20, "progress": False},
-    },
-}
 
 
 @pytest.fixture(
@@ -126,20 +91,6 @@ def test_saved_and_put_back(boxed, key, tmp_path):
     loaded = fd.ConditionalSiteFlow(fd.load(tmp_path / "posterior"), boxed.events, boxed.contexts)
     first, second = (sample(posterior, key, DATA, 5000) for posterior in (boxed, loaded))
     np.testing.assert_array_equal(first["theta"], second["theta"])
-
-
-@pytest.fixture
-def given(monkeypatch):
-    """What a fit is given, of which the flow comes back as it is."""
-    seen = {}
-
-    def fit_to(key, flow, events, contexts, options):
-        seen.update(events=np.asarray(events), contexts=np.asarray(contexts))
-        return fd.training.FitResult(flow.flow, None)
-
-    # The module, which the function of that name hides.
-    monkeypatch.setattr(importlib.import_module("flowdists.sbi.npe"), "fit_to", fit_to)
-    return seen
 
 
 def test_what_is_not_asked_for_is_averaged_over(given, key):
@@ -211,22 +162,6 @@ def test_one_compilation_for_new_data(key):
     assert five._cache_size() == 1
 
 
-def test_a_learned_likelihood_in_a_model(key):
-    likelihood, _ = fd.nle(key, gaussian, observed="x", **LEARNING["affine"])
-    x = np.array([90.0, 110.0, 95.0, 80.0])
-
-    def model():
-        loc = numpyro.sample("loc", dist.Normal(100.0, 20.0))
-        numpyro.sample("x", likelihood.condition({"loc": loc}), obs=x)
-
-    mcmc = MCMC(NUTS(model), num_warmup=300, num_samples=1000, progress_bar=False)
-    mcmc.run(key)
-    mean, deviation = exact(x)
-    draws = np.asarray(mcmc.get_samples()["loc"])
-    assert abs(draws.mean() - mean) < 0.4 * deviation
-    assert abs(draws.std() / deviation - 1) < 0.3
-
-
 UNCONDITIONAL = fd.Flow(fd.StandardNormal((1,)), fd.Reverse((1,)))
 MISUSE = {
     "flow": ({"flow": 3}, TypeError, "flow"),
@@ -265,8 +200,6 @@ def test_a_simulator_that_gives_nan_is_an_error(key):
 
     with pytest.raises(ValueError, match=r"npe: .* in 'x' in \d+ of 50 .*drop"):
         fd.npe(key, broken, observed="x", num_simulations=50, **TINY)
-    with pytest.raises(ValueError, match=r"nle: .* in 'x' in \d+ of 50 .*bias"):
-        fd.nle(key, broken, observed="x", num_simulations=50, **TINY)
 
 
 @pytest.mark.parametrize("loc", [0.0, -10.0])
@@ -302,23 +235,3 @@ def test_a_prior_that_draws_nan_is_an_error(key):
 
     with pytest.raises(ValueError, match=r"prior .*'z' in 50 of 50"):
         fd.npe(key, broken, observed="x", num_simulations=50, invalid="drop", **TINY)
-
-
-def test_a_likelihood_has_the_datas_support(given, key):
-    def positive():
-        rate = numpyro.sample("rate", dist.Uniform(0.5, 2.0))
-        numpyro.sample("x", dist.Exponential(rate).expand([2]).to_event(1))
-
-    likelihood, _ = fd.nle(key, positive, observed="x", num_simulations=200, **TINY)
-    conditioned = likelihood.condition({"rate": 1.0})
-    draws = np.asarray(jax.jit(conditioned.sample, static_argnums=1)(key, (1000,)))
-    assert (draws > 0).all() and conditioned.support(np.ones(2))
-
-
-def test_a_likelihood_of_discrete_data_is_an_error(key):
-    def counts():
-        rate = numpyro.sample("rate", dist.Uniform(0.5, 2.0))
-        numpyro.sample("x", dist.Poisson(rate).expand([2]).to_event(1))
-
-    with pytest.raises(ValueError, match=r"continuous.*'x'.*dequantize"):
-        fd.nle(key, counts, observed="x", num_simulations=50, **TINY)

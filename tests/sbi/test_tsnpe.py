@@ -1,7 +1,5 @@
 """Posterior estimation in rounds."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,15 +50,14 @@ class Rounds:
         self.centres = iter(centres)
         self.rows = []
 
-    def __call__(self, key, posterior, theta, x, options):
-        self.rows.append((np.asarray(theta[:, 0]), np.asarray(x[:, 0])))
+    def __call__(self, key, flow, theta, *, context, **options):
+        self.rows.append((np.asarray(theta[:, 0]), np.asarray(context[:, 0])))
         around = next(self.centres) + normal(len(self.rows), (4000, 1))
-        return fd.training.FitResult(posterior.flow.data_init(around, around), None)
+        return fd.training.FitResult(flow.data_init(around, around), None)
 
 
 def run(monkeypatch, key, rounds, **options):
-    # The module, which the function of that name hides.
-    monkeypatch.setattr(importlib.import_module("flowdists.sbi.tsnpe"), "fit_to", rounds)
+    monkeypatch.setattr("flowdists.sbi.estimation.fit", rounds)
     return fd.tsnpe(
         key,
         options.pop("model", hierarchy),
