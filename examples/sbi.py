@@ -4,13 +4,12 @@
 
 The Ricker model of ecology (Wood 2010): a population grows, overshoots and crashes, driven by noise
 of its own, and all that is seen are Poisson counts. The likelihood is an integral over 40 years of
-noise. `flowdists.npe` learns the posterior of the three parameters from draws of the NumPyro
-model alone, for all data at once; what it learned is then put to the test:
+noise. `flowdists.npe` learns the posterior of the three parameters from draws of the NumPyro model
+alone, for all data at once. Two checks of what it learned:
 
 * calibration: ranks of true parameters among posterior draws (simulation-based calibration), and
-  the expected coverage of highest-density regions, drawn by ArviZ in `sbi_calibration.png`:
-  with the default number of simulations it comes out a little too sure of itself, and more
-  simulations are the cure;
+  the expected coverage of highest-density regions, drawn by ArviZ in `sbi_calibration.png`. With
+  the default number of simulations the posterior is a little too narrow; more simulations help;
 * one data set: the posterior against the parameters that made it, and a posterior predictive
   check, in `sbi_posterior.png`.
 """
