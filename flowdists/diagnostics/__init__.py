@@ -5,8 +5,9 @@ from flowdists.diagnostics.c2st import c2st
 from flowdists.diagnostics.coverage import CoverageResult, expected_coverage
 from flowdists.diagnostics.importance import ImportanceResult, importance_sampling
 from flowdists.diagnostics.mmd import mmd
-from flowdists.diagnostics.sbc import sbc_ranks, uniformity_pvalues
+from flowdists.diagnostics.sbc import sbc_ranks
 from flowdists.diagnostics.sliced_wasserstein import sliced_wasserstein
+from flowdists.diagnostics.uniformity import uniformity_pvalues
 
 __all__ = [
     "CoverageResult",

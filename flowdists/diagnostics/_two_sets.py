@@ -1,4 +1,4 @@
-"""Two sets of draws, checked, and flattened to vectors."""
+"""Checks of two sets of draws, which are flattened to vectors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Array = jax.Array
 
 
 def two_sets(caller: str, x: Any, y: Any, least: int = 1) -> tuple[Array, Array]:
-    """The draws ``x`` and ``y`` as matrices of one dtype, of single precision or better.
+    """The draws ``x`` and ``y`` as matrices of one dtype, in single precision or better.
 
     Args:
-      caller: stands before error messages.
+      caller: name of the caller, for error messages.
       x: ``(n, *event_shape)``.
       y: ``(m, *event_shape)``.
-      least: how many draws of each there have to be.
+      least: how many draws each set must have at least.
 
     Returns:
       Arrays ``(n, d)`` and ``(m, d)``.
@@ -32,25 +32,21 @@ def two_sets(caller: str, x: Any, y: Any, least: int = 1) -> tuple[Array, Array]
             f"{caller}: `x` and `y` must hold events of one shape, got shapes {first.shape} and "
             f"{second.shape}"
         )
-    dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
-    size = math.prod(first.shape[1:])
-    return (
-        first.astype(dtype).reshape(len(first), size),
-        second.astype(dtype).reshape(len(second), size),
-    )
+    dtype = jnp.result_type(first, second, jnp.float32)
+    x, y = (draws.astype(dtype).reshape(len(draws), -1) for draws in (first, second))
+    return x, y
 
 
 def check_finite(caller: str, argument: str, array: Array) -> None:
-    """``array`` has no NaN and no infinity, as far as its values are known."""
+    """``array`` is not known to hold NaN or infinity."""
     if isinstance(array, jax.core.Tracer):
         return
-    # By NumPy, because within a trace JAX's answer is unknown even of a known array.
+    # NumPy computes this even while JAX traces.
     finite = np.isfinite(np.asarray(array)).reshape(len(array), -1).all(-1)
     if not finite.all():
         raise ValueError(
-            f"{caller}: `{argument}` must be finite, got NaN or infinity in "
-            f"{(~finite).sum()} of {len(array)} rows; first in the one at index "
-            f"{finite.argmin()}"
+            f"{caller}: `{argument}` must be finite, got NaN or infinity in {(~finite).sum()} of "
+            f"{len(array)} rows; the first is at index {finite.argmin()}"
         )
 
 
