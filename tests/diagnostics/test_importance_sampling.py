@@ -50,7 +50,7 @@ def gaussian(scale):
 
 
 def constrained(x, y):
-    """Supports of several kinds, a plate, a deterministic site, a factor; sites by alphabet."""
+    """Supports of several kinds, a plate, a deterministic site, a factor; sorted sites."""
     scale = numpyro.sample("scale", dist.HalfNormal(2.0))
     with numpyro.plate("group", 2):
         slope = numpyro.sample("slope", dist.Uniform(-1.0, 1.0))
@@ -66,7 +66,7 @@ ROWS = X, np.arange(5.0)
 
 
 class FlowGuide(autoguide.AutoContinuous):
-    """A flow over all latent variables, not trained."""
+    """An untrained flow over all latent variables."""
 
     def __init__(self, model):
         super().__init__(model)

@@ -1,4 +1,4 @@
-"""Draws that the model gives no weight, weights without a tail, and densities without a value."""
+"""Draws of weight zero, weights without a tail, and densities that are NaN or infinite."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class TestSupport:
         assert ((drawn >= 0) & (drawn <= 1)).all()
 
     def test_counts_and_signs_are_inside_or_not(self):
-        """Of two elements of a plate one outside is enough.
+        """One of two elements of a plate outside is enough.
 
         Without NumPyro's validation the density of an exponential distribution goes on there.
         """
@@ -108,7 +108,7 @@ class TestSupport:
 
 
 class TestTail:
-    """K-hat where there is no tail to fit."""
+    """K-hat if there is no tail to fit."""
 
     @pytest.mark.filterwarnings("ignore:.*k-hat")
     # A fifth of the draws, rounded up, or three times the square root of their number.
@@ -146,7 +146,7 @@ class TestTail:
     def test_rounding_is_in_units_of_the_largest_density(
         self, model_factor, guide_factor, magnitude, number
     ):
-        """Of 100 draws at most those in the tail have another weight; eight units are equal."""
+        """At most the tail of 100 draws has another weight; up to eight units count as equal."""
 
         def guide(threshold, difference):
             u = numpyro.sample("u", dist.Uniform(0.0, 1.0))
@@ -158,7 +158,7 @@ class TestTail:
             numpyro.factor("difference", jnp.where(u < threshold, difference, 0.0))
 
         def smaller(u, threshold):
-            """What half of the densities in the tail are smaller by, of both programs."""
+            """Makes half of the densities in the tail smaller, in both programs."""
             return jnp.where(u < threshold / 2, -model_factor / 2, 0.0)
 
         def weigh(threshold, units):
@@ -172,7 +172,7 @@ class TestTail:
 
 
 class TestUndefined:
-    """An error names the site, and how many draws it is about."""
+    """An error names the site and the number of draws."""
 
     @staticmethod
     def standard():
@@ -209,7 +209,7 @@ class TestUndefined:
         assert "model site" not in words
 
     def test_a_draw_that_is_nan_in_part(self):
-        """NumPyro's density of a uniform distribution at NaN is a number."""
+        """The density of a uniform distribution at NaN is a number in NumPyro."""
 
         def model():
             with numpyro.plate("plate", 2):

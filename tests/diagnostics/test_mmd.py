@@ -47,7 +47,7 @@ class TestValue:
         np.testing.assert_allclose(values, values[0], rtol=ROUND_TRIP_F64)
 
     def test_normals_in_closed_form(self, x64):
-        """Mean and variance of many estimates: unbiased, at equal distributions as elsewhere."""
+        """Mean and variance of many estimates, for equal and for different distributions."""
         bandwidth, repeats = 1.5, 400
         cov = np.array([[1.0, 0.5], [0.5, 2.0]])
         root = np.linalg.cholesky(cov)

@@ -17,7 +17,7 @@ DRAWS = 63
 
 
 def model(size, y=None):
-    """Conjugate, for each of two groups and two dimensions on its own."""
+    """Conjugate, separately for each of two groups and two dimensions."""
     with numpyro.plate("group", 2):
         z = numpyro.sample("z", dist.Normal(0, 1).expand([2]).to_event(1))
         with numpyro.plate("row", size):
@@ -83,7 +83,7 @@ class TestRanks:
         assert right["log_joint"] > P_VALUE
 
     def test_ties_are_broken_at_random(self):
-        """A coin and what it shows, misread once in four: the posterior is 3/4 to 1/4."""
+        """A coin that is misread once in four times: the posterior is 3/4 to 1/4."""
 
         def coin():
             side = numpyro.sample("side", dist.Bernoulli(0.5))
@@ -105,7 +105,7 @@ class TestRanks:
         assert stats.chisquare(np.bincount(ranks["side"])).pvalue > P_VALUE
 
     def test_some_of_the_latent_sites(self):
-        """A location and what is added to it: only the first has a posterior of its own."""
+        """Of two locations that are added, ``posterior`` returns only the first."""
 
         def two():
             a = numpyro.sample("a", dist.Normal(0, 1))

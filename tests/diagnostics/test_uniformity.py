@@ -12,7 +12,7 @@ from tests.tolerances import ROUND_TRIP_F64, STANDARD_ERRORS
 
 
 def test_enumeration():
-    """All sequences of four ranks, with the definition of the statistic, by scipy."""
+    """All sequences of four ranks, with the statistic by its definition."""
     size, num_draws = 4, 3
     sequences = np.array(list(itertools.product(range(num_draws + 1), repeat=size)))
     cuts = np.arange(num_draws)
@@ -39,7 +39,7 @@ def test_uniform_ranks_are_rejected_as_often_as_promised(size, num_draws):
 
 
 def test_many_simulations():
-    """Of two possible ranks it is the two-sided binomial test; and in little memory."""
+    """With two possible ranks it is the two-sided binomial test. It needs little memory."""
     size = 20_000
     ranks = np.arange(size) < size / 2 + np.array([[0], [-35], [120], [400]])
     expected = [stats.binomtest(int(row.sum()), size).pvalue for row in ranks]

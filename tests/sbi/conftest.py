@@ -8,7 +8,7 @@ import flowdists as fd
 
 @pytest.fixture
 def given(monkeypatch):
-    """What a fit is given, of which the flow comes back as it is."""
+    """The events and contexts that the fit gets. The flow is not trained."""
     seen = {}
 
     def fit(key, flow, events, *, context, **options):

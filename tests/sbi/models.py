@@ -24,7 +24,7 @@ def exact(x):
     return (100.0 / 20.0**2 + x.sum() / 10.0**2) / precision, precision**-0.5
 
 
-# An affine flow can be the posterior, and is compiled fast; the default one needs more.
+# An affine flow can represent the posterior, and compiles fast. The default flow takes longer.
 LEARNING = {
     "affine": {
         "num_simulations": 10_000,

@@ -71,7 +71,7 @@ def test_calibrated(learned, key):
 
 @pytest.fixture(scope="module")
 def boxed():
-    """The default flow, hardly trained."""
+    """The default flow after a short training."""
     options = {**TINY, "flow": fd.NSF}
     return fd.npe(jax.random.key(0), box, observed="x", num_simulations=300, **options).flow
 
@@ -107,7 +107,7 @@ def points():
 
 @pytest.fixture(scope="module")
 def of_sets():
-    """A posterior given sets of points, and the network that it began with."""
+    """A posterior given sets of points, and its network before training."""
     network = fd.DeepSets(jax.random.key(0), 2, 4, hidden_sizes=(8,))
     options = {"num_simulations": 300, "embedding": network, **TINY}
     return fd.npe(jax.random.key(0), points, observed="x", **options).flow, network
