@@ -247,8 +247,7 @@ def _totals(
     caller: str, log_p: dict[str, Array], log_q: dict[str, Array]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum over sites, in double precision."""
-    p = {name: np.asarray(value, np.float64) for name, value in log_p.items()}
-    q = {name: np.asarray(value, np.float64) for name, value in log_q.items()}
+    p, q = jax.tree.map(lambda value: np.asarray(value, np.float64), (log_p, log_q))
     faults = {
         **{f"model site {n!r}": np.isnan(v) | (v == np.inf) for n, v in p.items()},
         **{f"guide site {n!r}": np.isnan(v) | (v == -np.inf) for n, v in q.items()},

@@ -101,12 +101,15 @@ def to_arviz(
         "log_likelihood": log_likelihood,
         "posterior_predictive": predictive,
     }
-    groups = jax.tree.map(
+    chains = jax.tree.map(
         lambda value: np.reshape(value, (num_chains, -1, *np.shape(value)[1:])), sampled
     )
     observed = _observed_sites(draws.trace).items()
-    groups["observed_data"] = {name: np.asarray(site["value"]) for name, site in observed}
-    return _container(groups, coords, {**_plate_dims(draws.trace), **(dims or {})})
+    data = {name: np.asarray(site["value"]) for name, site in observed}
+    groups = {name: group for name, group in {**chains, "observed_data": data}.items() if group}
+    names = {"coords": coords, "dims": {**_plate_dims(draws.trace), **(dims or {})}}
+    arviz, is_legacy = load_arviz()
+    return arviz.from_dict(**groups, **names) if is_legacy else arviz.from_dict(groups, **names)
 
 
 def load_arviz() -> tuple[Any, bool]:
@@ -117,19 +120,6 @@ def load_arviz() -> tuple[Any, bool]:
     import arviz
 
     return arviz, arviz.__version__.startswith("0.")
-
-
-def _container(
-    groups: Mapping[str, Mapping[str, Any]],
-    coords: Mapping[str, Any] | None,
-    dims: Mapping[str, Sequence[str]],
-) -> Any:
-    """An ``InferenceData`` of ArviZ 0.x, or a ``DataTree`` from 1.0 on, without empty groups."""
-    arviz, is_legacy = load_arviz()
-    given = {name: dict(group) for name, group in groups.items() if group}
-    if is_legacy:
-        return arviz.from_dict(**given, coords=coords, dims=dims)
-    return arviz.from_dict(given, coords=coords, dims=dims)
 
 
 def _observed_sites(trace: Trace) -> Trace:

@@ -83,11 +83,9 @@ class Simulator:
         self.data = _sites("the data", data_sites)
         self.discrete = tuple(name for name, site in data_sites.items() if _is_discrete(site))
         self.support = Concatenation(supports, self.latents.shapes)
-        self.data_support = (
-            None
-            if all(map(_is_real, data_supports))
-            else Concatenation(data_supports, self.data.shapes)
-        )
+        self.data_support: Any = None
+        if not all(map(_is_real, data_supports)):
+            self.data_support = Concatenation(data_supports, self.data.shapes)
         names = (*self.latents.names, *self.data.names)
         self._supports = dict(zip(names, (*supports, *data_supports), strict=True))
         self._draw_each = jax.jit(_in_chunks(self._pair))
