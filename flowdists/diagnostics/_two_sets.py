@@ -14,19 +14,19 @@ from flowdists import _check
 Array = jax.Array
 
 
-def two_sets(caller: str, x: Any, y: Any, least: int = 1) -> tuple[Array, Array]:
+def two_sets(caller: str, x: Any, y: Any, min_draws: int = 1) -> tuple[Array, Array]:
     """The draws ``x`` and ``y`` as matrices of one dtype, in single precision or better.
 
     Args:
       caller: name of the caller, for error messages.
       x: ``(n, *event_shape)``.
       y: ``(m, *event_shape)``.
-      least: how many draws each set must have at least.
+      min_draws: how many draws each set must have at least.
 
     Returns:
       Arrays ``(n, d)`` and ``(m, d)``.
     """
-    first, second = _draws(caller, "x", x, least), _draws(caller, "y", y, least)
+    first, second = _draws(caller, "x", x, min_draws), _draws(caller, "y", y, min_draws)
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(
             f"{caller}: `x` and `y` must hold events of one shape, got shapes {first.shape} and "
@@ -50,12 +50,12 @@ def check_finite(caller: str, argument: str, array: Array) -> None:
         )
 
 
-def _draws(caller: str, argument: str, value: Any, least: int) -> Array:
+def _draws(caller: str, argument: str, value: Any, min_draws: int) -> Array:
     array = _check.float_array(caller, argument, value)
-    if array.ndim == 0 or len(array) < least or math.prod(array.shape[1:]) == 0:
+    if array.ndim == 0 or len(array) < min_draws or math.prod(array.shape[1:]) == 0:
         raise ValueError(
-            f"{caller}: `{argument}` must have shape (draws, *event_shape) with at least {least} "
-            f"draws of at least 1 element, got {array.shape}"
+            f"{caller}: `{argument}` must have shape (draws, *event_shape) with at least "
+            f"{min_draws} draws of at least 1 element, got {array.shape}"
         )
     check_finite(caller, argument, array)
     return array

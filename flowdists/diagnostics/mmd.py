@@ -57,7 +57,7 @@ def mmd(x: Any, y: Any, *, bandwidth: Any = None, batch_size: int = 32) -> Array
     (True, True)
     """
     caller = "mmd"
-    x, y = two_sets(caller, x, y, least=2)
+    x, y = two_sets(caller, x, y, min_draws=2)
     batch_size = _check.positive_int(caller, "batch_size", batch_size)
     return _estimate(x, y, _bandwidth(caller, x, y, bandwidth), batch_size=batch_size)
 
@@ -80,7 +80,7 @@ def _bandwidth(caller: str, x: Array, y: Array, given: Any) -> Array:
 
 @jax.jit
 def _median_distance(x: Array, y: Array) -> Array:
-    """The median distance between all pairs of draws in the pooled sample, or in a part of it."""
+    """The median distance between all pairs of draws in the pooled sample, or in a subset of it."""
     pooled = jnp.concatenate([x, y])
     size = min(len(pooled), _MEDIAN_DRAWS)
     pooled = pooled[np.linspace(0, len(pooled) - 1, size).round().astype(int)]
