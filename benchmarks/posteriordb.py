@@ -110,7 +110,9 @@ def compare(folder: Path, name: str, seed: int = 0) -> Comparison:
         scale = expected.std(0)
         means.append(np.max(np.abs(given.mean(0) - expected.mean(0)) / scale))
         deviations.append(np.max(np.abs(given.std(0) / scale - 1)))
-    result = fd.importance(keys[2], model, guide, params, num_samples=NUM_DRAWS, **arguments)
+    result = fd.importance_sampling(
+        keys[2], model, guide, params, num_samples=NUM_DRAWS, **arguments
+    )
     return Comparison(max(means), max(deviations), result.khat, result.elbo, seconds)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/sbi.py [--simulations 1000 10000 100000] [--tasks two_moons slcp]
 
-One default for both tasks and all budgets: ``flowdists.amortize`` with nothing but the number of
+One default for both tasks and all budgets: ``flowdists.npe`` with nothing but the number of
 simulations. For each of the benchmark's observations 1 to 5, 10,000 draws of the learned posterior
 are compared with the reference posterior by the classifier two-sample test (0.5 is perfect, 1 the
 worst); the mean is printed beside the limit it is held to and the figure of neural posterior
@@ -24,7 +24,7 @@ import numpyro
 import numpyro.distributions as dist
 
 import flowdists as fd
-from flowdists.metrics import c2st
+from flowdists.diagnostics import c2st
 
 LIMITS = {"two_moons": {10_000: 0.54, 100_000: 0.515}, "slcp": {10_000: 0.85, 100_000: 0.74}}
 PAPER = {
@@ -69,7 +69,7 @@ def read(task: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def learn(task: str, num_simulations: int, seed: int, progress: bool = False):
-    posterior, _ = fd.amortize(
+    posterior, _ = fd.npe(
         jax.random.key(seed),
         MODELS[task],
         observed="x",

@@ -74,7 +74,9 @@ def main() -> None:
         )
         print(f"  {name:24s} {elbo(guide, params):8.3f}   {time.perf_counter() - start:5.1f} s")
 
-    result = fd.importance(jax.random.key(1), eight_schools, guide, params, num_samples=args.draws)
+    result = fd.importance_sampling(
+        jax.random.key(1), eight_schools, guide, params, num_samples=args.draws
+    )
     print(
         f"AutoFlow: k-hat {result.khat:.2f}, log evidence {result.log_evidence:.3f} "
         f"± {result.log_evidence_se:.3f}"

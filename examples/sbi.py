@@ -4,13 +4,12 @@
 
 The Ricker model of ecology (Wood 2010): a population grows, overshoots and crashes, driven by noise
 of its own, and all that is seen are Poisson counts. The likelihood is an integral over 40 years of
-noise. `flowdists.amortize` learns the posterior of the three parameters from draws of the NumPyro
-model alone, for all data at once; what it learned is then put to the test:
+noise. `flowdists.npe` learns the posterior of the three parameters from draws of the NumPyro model
+alone, for all data at once. Two checks of what it learned:
 
 * calibration: ranks of true parameters among posterior draws (simulation-based calibration), and
-  the expected coverage of highest-density regions, drawn by ArviZ in `sbi_calibration.png`:
-  with the default number of simulations it comes out a little too sure of itself, and more
-  simulations are the cure;
+  the expected coverage of highest-density regions, drawn by ArviZ in `sbi_calibration.png`. With
+  the default number of simulations the posterior is a little too narrow; more simulations help;
 * one data set: the posterior against the parameters that made it, and a posterior predictive
   check, in `sbi_posterior.png`.
 """
@@ -31,7 +30,7 @@ import numpyro
 import numpyro.distributions as dist
 
 import flowdists as fd
-from flowdists.metrics import expected_coverage
+from flowdists.diagnostics import expected_coverage
 
 YEARS = 40
 PARAMETERS = ("log_growth", "noise", "detection")
@@ -94,7 +93,7 @@ def main() -> None:
 
     start = time.perf_counter()
     encoder = fd.MLP(jax.random.key(0), YEARS, 16, hidden_sizes=(128, 128), output_scale=1.0)
-    posterior, history = fd.amortize(
+    posterior, history = fd.npe(
         jax.random.key(1),
         ricker,
         observed="y",
@@ -112,7 +111,7 @@ def main() -> None:
     num_draws = 199
     simulator = fd.Simulator(ricker, observed="y", latents=PARAMETERS)
     theta, y = simulator.draw(jax.random.key(2), args.tests)
-    ranks = fd.calibration_ranks(
+    ranks = fd.sbc_ranks(
         jax.random.key(3),
         ricker,
         lambda key, data: posterior.sample(key, data, (num_draws,)),

@@ -148,6 +148,12 @@ def positive(caller: str, argument: str, value: Any) -> float:
     return number
 
 
+def function(caller: str, argument: str, value: Any) -> None:
+    """``value`` can be called."""
+    if not callable(value):
+        raise TypeError(f"{caller}: `{argument}` must be a function, got {type(value).__name__}")
+
+
 def one_of(caller: str, argument: str, value: Any, allowed: Sequence[str]) -> Any:
     """``value`` is one of the ``allowed`` names."""
     if value not in allowed:

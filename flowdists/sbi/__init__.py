@@ -1,16 +1,18 @@
-"""Simulation-based inference: conditional flows learned from a NumPyro model's own draws."""
+"""Simulation-based inference: conditional flows learned from draws of a NumPyro model."""
 
-from flowdists.sbi.amortize import Amortized, amortize, amortize_likelihood
-from flowdists.sbi.conditional import SiteFlow
+from flowdists.sbi.conditional_site_flow import ConditionalSiteFlow
+from flowdists.sbi.estimation import SBIResult
+from flowdists.sbi.nle import nle
+from flowdists.sbi.npe import npe
 from flowdists.sbi.simulator import Simulator
-from flowdists.sbi.truncated import Truncated, amortize_truncated
+from flowdists.sbi.tsnpe import TSNPEResult, tsnpe
 
 __all__ = [
-    "Amortized",
+    "ConditionalSiteFlow",
+    "SBIResult",
     "Simulator",
-    "SiteFlow",
-    "Truncated",
-    "amortize",
-    "amortize_likelihood",
-    "amortize_truncated",
+    "TSNPEResult",
+    "nle",
+    "npe",
+    "tsnpe",
 ]

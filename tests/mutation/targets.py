@@ -12,9 +12,10 @@ FILES = (
     "flowdists/bijectors/*.py",
     "flowdists/transformers/*.py",
     "flowdists/networks/made.py",
-    "flowdists/distribution.py",
-    "flowdists/infer/importance_sampling.py",
-    "flowdists/infer/_scoring.py",
+    "flowdists/flow.py",
+    "flowdists/conditional_flow.py",
+    "flowdists/diagnostics/importance.py",
+    "flowdists/diagnostics/_scoring.py",
 )
 
 
@@ -129,9 +130,9 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bijectors/support": (("support",), (_SUPPORTS,)),
     "bijectors/wrapper": (("repeat",), ()),
     "networks/made": (("autoregressive",), ("tests/networks/test_made.py",)),
-    "distribution": ((), ("tests/flow/test_*.py",)),
-    "infer/importance_sampling": ((), ("tests/infer/test_importance_*.py",)),
-    "infer/_scoring": ((), ("tests/infer/test_importance_*.py",)),
+    "flow": ((), ("tests/flow/test_*.py",)),
+    "diagnostics/importance": ((), ("tests/diagnostics/test_importance_*.py",)),
+    "diagnostics/_scoring": ((), ("tests/diagnostics/test_importance_*.py",)),
     "transformers/affine": ((), ("tests/transformers/test_affine.py",)),
     "transformers/base": ((), ("tests/transformers/test_*.py",)),
     "transformers/compose": (("composed",), ("tests/transformers/test_compose.py",)),
@@ -157,7 +158,9 @@ _FLOWS = Stage(
     ),
 )
 _IMAGES = Stage("images", (Tests("tests/images"), Tests("tests/test_*.py")))
-_INFERENCE = Stage("inference", (Tests("tests/infer"), Tests("tests/sbi")))
+_INFERENCE = Stage(
+    "inference", (Tests("tests/diagnostics"), Tests("tests/infer"), Tests("tests/sbi"))
+)
 _EVERYTHING = Stage("everything", (Tests("flowdists"), Tests("tests")), with_heavy=True)
 
 
@@ -169,7 +172,7 @@ def files(root: Path) -> list[str]:
 
 def stages(file: str) -> list[Stage]:
     """The stages of tests for mutants of a file, the cheapest and most telling first."""
-    wider = [_INFERENCE, _FLOWS] if file.startswith("flowdists/infer/") else [_FLOWS]
+    wider = [_INFERENCE, _FLOWS] if file.startswith("flowdists/diagnostics/") else [_FLOWS]
     closest = Stage(f"closest to {file}", (Tests(file), *_closest(file)))
     return [closest, *dict.fromkeys([*wider, _IMAGES, _INFERENCE, _EVERYTHING])]
 

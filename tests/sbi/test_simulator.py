@@ -37,7 +37,7 @@ def simulator():
 
 @functools.cache
 def drawn():
-    """Latent vectors and data, as many as the keys that they are drawn by."""
+    """Latent vectors and data."""
     return tuple(map(np.asarray, simulator().draw(jax.random.key(0), 5000)))
 
 
@@ -60,7 +60,7 @@ def test_draws_are_those_of_the_model():
     theta, x = drawn()
     assert stats.kstest(theta[:, 1], stats.uniform(-1, 6).cdf).pvalue > P_VALUE
     assert stats.kstest(theta[:, 2], stats.halfnorm(scale=2.0).cdf).pvalue > P_VALUE
-    # Which of three kinds it is depends on the weights: on average, one is added.
+    # The weights are the probabilities of the kind, 0, 1 or 2, which is added to the mean.
     residual = (x[:, 0] - theta[:, 0] - theta[:, 4] - 2 * theta[:, 5]) / np.sqrt(
         theta[:, 2] ** 2 + theta[:, 4] + 4 * theta[:, 5] - (theta[:, 4] + 2 * theta[:, 5]) ** 2
     )
@@ -84,7 +84,7 @@ def hierarchy():
 def test_data_given_parameters_that_depend_on_others_are_refused(key):
     with pytest.raises(ValueError, match=r"draw_data: .*'theta'.*'group'"):
         Simulator(hierarchy, observed="x", latents="theta").draw_data(key, np.ones((3, 1)))
-    # The data of one site come before the other.
+    # The data can also come before the latent values.
     with pytest.raises(ValueError, match=r"'later'.*'group', 'theta'"):
         Simulator(hierarchy, observed="theta", latents="later").draw_data(key, np.ones((3, 1)))
     x = Simulator(hierarchy, observed="x").draw_data(key, np.tile([9.0, 0, 0], (9, 1)))

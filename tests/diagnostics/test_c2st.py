@@ -1,4 +1,4 @@
-"""The classifier two-sample test: the best accuracy there can be, and the benchmark's settings."""
+"""The classifier two-sample test: the best possible accuracy, and the settings of the benchmark."""
 
 import sys
 
@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from sklearn import model_selection
 
-from flowdists.metrics import c2st
+from flowdists.diagnostics import c2st
 from tests.tolerances import STANDARD_ERRORS
 
 DRAWS = 1000
@@ -44,7 +44,7 @@ class TestAccuracy:
         assert abs(given - best) < accuracy_error(best)
 
 
-# After so few epochs, the accuracies of any two trainings that differ are hardly ever the same.
+# After so few epochs, two different trainings almost never have the same accuracy.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 class TestEquality:
     def test_the_key_decides(self, key):
@@ -67,7 +67,7 @@ class TestEquality:
 
 @pytest.fixture
 def handed_over(monkeypatch):
-    """What scikit-learn is given in place of a run."""
+    """The arguments that scikit-learn gets; it does not run."""
     given = {}
 
     def record(network, data, labels, *, cv, scoring):
@@ -103,7 +103,7 @@ class TestSettings:
         first, second = handed_over["data"][:50, 0], handed_over["data"][50:, 0]
         assert len(np.unique(first)) == 50
         assert np.ptp(first) > 2 * np.ptp(second)
-        assert (np.diff(second) > 0).all()  # a set that is no larger stays as it is
+        assert (np.diff(second) > 0).all()  # a set that is not larger stays the same
         assert handed_over["cv"].n_splits == 2
 
 

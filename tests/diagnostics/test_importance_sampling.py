@@ -17,7 +17,7 @@ from numpyro.infer.util import potential_energy
 from scipy import stats
 
 import flowdists as fd
-from flowdists.infer import importance
+from flowdists.diagnostics import importance_sampling
 from tests import table
 from tests.tolerances import (
     AGREE_F32,
@@ -50,7 +50,7 @@ def gaussian(scale):
 
 
 def constrained(x, y):
-    """Supports of several kinds, a plate, a deterministic site, a factor; sites by alphabet."""
+    """Supports of several kinds, a plate, a deterministic site, a factor; sorted sites."""
     scale = numpyro.sample("scale", dist.HalfNormal(2.0))
     with numpyro.plate("group", 2):
         slope = numpyro.sample("slope", dist.Uniform(-1.0, 1.0))
@@ -66,7 +66,7 @@ ROWS = X, np.arange(5.0)
 
 
 class FlowGuide(autoguide.AutoContinuous):
-    """A flow over all latent variables, not trained."""
+    """An untrained flow over all latent variables."""
 
     def __init__(self, model):
         super().__init__(model)
@@ -99,13 +99,15 @@ def first_params(guide, model, *args):
 def from_gaussian(scale):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        result = importance(jax.random.key(0), conjugate, gaussian(scale), {}, Y)
+        result = importance_sampling(jax.random.key(0), conjugate, gaussian(scale), {}, Y)
     return result, [warning for warning in told if "k-hat" in str(warning.message)]
 
 
 class TestConjugate:
     def test_the_posterior_as_guide_gives_the_evidence_exactly(self, x64):
-        result = importance(jax.random.key(0), conjugate, gaussian(1.0), {}, Y, num_samples=200)
+        result = importance_sampling(
+            jax.random.key(0), conjugate, gaussian(1.0), {}, Y, num_samples=200
+        )
         assert result.khat == -np.inf
         for estimate in (result.log_evidence, result.elbo):
             np.testing.assert_allclose(estimate, EVIDENCE, rtol=ROUND_TRIP_F64)
@@ -148,7 +150,7 @@ class TestConjugate:
 
     def test_fewer_draws_need_a_lighter_tail(self):
         with pytest.warns(UserWarning, match="above 0.50"):
-            importance(jax.random.key(0), conjugate, gaussian(0.3), {}, Y, num_samples=100)
+            importance_sampling(jax.random.key(0), conjugate, gaussian(0.3), {}, Y, num_samples=100)
 
     def test_smoothing_changes_the_tail_only(self):
         result, _ = from_gaussian(0.85)
@@ -162,7 +164,9 @@ class TestConjugate:
     @pytest.mark.filterwarnings("ignore:.*k-hat")
     def test_standard_errors_are_unbiased_at_the_least_number_of_draws(self):
         size = 25
-        result = importance(jax.random.key(0), conjugate, gaussian(1.2), {}, Y, num_samples=size)
+        result = importance_sampling(
+            jax.random.key(0), conjugate, gaussian(1.2), {}, Y, num_samples=size
+        )
         weights = np.exp(result.smoothed_log_weights)
 
         def variance(values):
@@ -178,7 +182,7 @@ class TestConjugate:
         def shifted(y):
             numpyro.sample("z", dist.Normal(MEAN + 0.3, 1.3 * VARIANCE**0.5).to_event(1))
 
-        result = importance(jax.random.key(0), conjugate, shifted, {}, Y)
+        result = importance_sampling(jax.random.key(0), conjugate, shifted, {}, Y)
         draws = result.resample(jax.random.key(1), 3000)["z"]
         assert draws.shape == (3000, 3)
         error = np.sqrt(VARIANCE * (1 / 3000 + 1 / result.ess))
@@ -194,7 +198,9 @@ class TestGuides:
     def test_weights_are_those_of_unconstrained_densities(self, name, x64):
         guide = GUIDES[name](constrained)
         params = first_params(guide, constrained, *ROWS)
-        result = importance(jax.random.key(0), constrained, guide, params, *ROWS, num_samples=50)
+        result = importance_sampling(
+            jax.random.key(0), constrained, guide, params, *ROWS, num_samples=50
+        )
 
         @jax.jit
         def expected(samples):
@@ -219,17 +225,19 @@ class TestGuides:
     def test_a_laplace_approximation_is_its_gaussian(self, x64):
         guide = autoguide.AutoLaplaceApproximation(conjugate, prefix="mode")
         params = {"mode_loc": jnp.array(MEAN)}
-        result = importance(jax.random.key(0), conjugate, guide, params, Y, num_samples=100)
+        result = importance_sampling(
+            jax.random.key(0), conjugate, guide, params, Y, num_samples=100
+        )
         np.testing.assert_allclose(result.log_weights, EVIDENCE, rtol=ROUND_TRIP_F64)
         with pytest.raises(ValueError, match="mode_loc"):
-            importance(jax.random.key(0), conjugate, guide, {}, Y)
+            importance_sampling(jax.random.key(0), conjugate, guide, {}, Y)
 
     def test_annealed_importance_sampling_estimates_the_evidence(self):
         """A guide with a masked auxiliary site, and a factor."""
         guide = autoguide.AutoDAIS(conjugate, K=2)
         params = {**first_params(guide, conjugate, Y), "auto_z_0_loc": jnp.asarray(MEAN)}
         params["auto_z_0_scale"] = jnp.asarray(np.full(3, 1.3 * VARIANCE**0.5))
-        result = importance(jax.random.key(0), conjugate, guide, params, Y)
+        result = importance_sampling(jax.random.key(0), conjugate, guide, params, Y)
         assert abs(result.log_evidence - EVIDENCE) < STANDARD_ERRORS * result.log_evidence_se
 
     def test_a_flow_is_never_inverted(self):
@@ -246,12 +254,14 @@ class TestGuides:
         def guide(y):
             numpyro.sample("z", fd.Flow(fd.StandardNormal((3,)), OneWay(jnp.array(0.5))))
 
-        assert np.isfinite(importance(jax.random.key(0), conjugate, guide, {}, Y).log_evidence)
+        assert np.isfinite(
+            importance_sampling(jax.random.key(0), conjugate, guide, {}, Y).log_evidence
+        )
 
     def test_batches_and_a_guide_that_has_not_run_yet(self):
         params = {"z_auto_loc": MEAN, "z_auto_scale": np.full(3, 0.5)}
         whole, batched = (
-            importance(
+            importance_sampling(
                 jax.random.key(0),
                 conjugate,
                 autoguide.AutoNormal(conjugate),
@@ -275,7 +285,7 @@ class TestGuides:
             numpyro.sample("z", dist.Normal(numpyro.param("guide_loc", 9.0), 0.5))
 
         params = {"loc": 2.0, "guide_loc": 1.0}
-        result = importance(jax.random.key(0), model, guide, params, num_samples=50)
+        result = importance_sampling(jax.random.key(0), model, guide, params, num_samples=50)
         z = np.asarray(result.samples["z"])
         expected = 3 * stats.norm(2, 1).logpdf(z) - stats.norm(1, 0.5).logpdf(z)
         np.testing.assert_allclose(result.log_weights, expected, rtol=LOG_DET_F64)
@@ -300,7 +310,7 @@ def with_spare_randomness(*args):
 
 
 def call(model=None, guide=None, params=None, *args, **options):
-    return importance(
+    return importance_sampling(
         jax.random.key(0), model or one_site(), guide or one_site(), params or {}, *args, **options
     )
 
@@ -311,7 +321,10 @@ MISUSE = {
         lambda: from_gaussian(1.2)[0].resample(jax.random.key(0), 0),
         ["resample", "num_samples", "0"],
     ),
-    "key": (lambda: importance(0, one_site(), one_site(), {}), ["importance", "key"]),
+    "key": (
+        lambda: importance_sampling(0, one_site(), one_site(), {}),
+        ["importance_sampling", "key"],
+    ),
     "model": (lambda: call(model=3), ["`model`", "function", "int"]),
     "guide": (lambda: call(guide=3), ["`guide`", "function", "int"]),
     "params": (lambda: call(params=[1]), ["`params`", "dict", "list"]),

@@ -1,4 +1,4 @@
-"""Coverage of regions of highest density, with posteriors known exactly."""
+"""Coverage of highest-density regions, with posteriors known exactly."""
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import flowdists as fd
-from flowdists.metrics import CoverageResult, expected_coverage
+from flowdists.diagnostics import CoverageResult, expected_coverage
 from flowdists.transformers import Affine
 from tests.draws import normal
 from tests.draws import uniform as uniform_draws
@@ -25,7 +25,7 @@ def pairs(size=PAIRS, dim=2):
 
 
 class Moments(eqx.Module):
-    """Locations and log-scales, linear in the context: numbers, so that one program fits all."""
+    """Locations and log-scales, linear in the context; arrays, so that one program fits all."""
 
     slope: jax.Array
     shift: jax.Array
@@ -37,7 +37,7 @@ class Moments(eqx.Module):
 
 
 def conditional(conditioner, dim=2, **options):
-    """Normals whose locations and log-scales are what ``conditioner`` makes of the context."""
+    """Normals whose locations and log-scales ``conditioner`` computes from the context."""
     layer = fd.ContextElementwise(
         jax.random.key(0), Affine(scale="exp"), (dim,), (dim,), conditioner=conditioner
     )
@@ -45,7 +45,7 @@ def conditional(conditioner, dim=2, **options):
 
 
 def posterior(scale=1.0, shift=0.0, dim=2, **options):
-    """The posterior of :func:`pairs`, or that moved, with its scale multiplied."""
+    """The posterior of :func:`pairs`, shifted, with its scale multiplied."""
     moments = (0.5, shift, np.log(scale * np.sqrt(0.5)))
     return conditional(Moments(*map(jnp.float32, moments)), dim, **options)
 
@@ -79,12 +79,12 @@ class TestCalibration:
 
     @pytest.mark.parametrize("scale", [0.6, 1.6])
     def test_scales_that_are_wrong_cover_what_they_should(self, scale):
-        """Regions are circles, with a chi-squared distributed square of the true radius."""
+        """Regions are circles; the square of the true radius is chi-squared distributed."""
         result = result_of(posterior(scale))
         assert pvalue(result) < P_VALUE
         levels = np.array([0.2, 0.5, 0.8])
         expected = stats.chi2(2).cdf(scale**2 * stats.chi2(2).ppf(levels))
-        # The draws know a region only up to an error, whose effect on the mean is of second order.
+        # The draws give a region up to an error, whose effect on the mean is of second order.
         error = np.sqrt(expected * (1 - expected) / PAIRS)
         given = result.coverage(levels)
         assert (np.abs(given - expected) < STANDARD_ERRORS * error).all()
@@ -143,7 +143,7 @@ class TestCoverage:
         np.testing.assert_allclose(given, levels, atol=ROUND_TRIP_F64)
 
     def test_ranks_count_in_part_within_their_interval(self):
-        """The mean over uniform places of each rank in its interval."""
+        """The mean over uniform positions of each rank in its interval."""
         ranks = np.array([0, 0, 2, 4])
         result = CoverageResult(ranks, 4)
         levels = np.array([0.0, 0.1, 0.2, 0.45, 0.9, 1.0])

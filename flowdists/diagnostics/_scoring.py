@@ -1,4 +1,4 @@
-"""Draws from a guide, and the density of model and guide at each of them."""
+"""Draws from a guide, and the densities of model and guide at each of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Extra = Callable[[Trace, Array], Any]
 
 
 class Draws(NamedTuple):
-    """Draws from a guide, one along each first axis.
+    """Draws from a guide, along the first axis of each array.
 
     Attributes:
       latents: by site of the model, ``(num_samples, *site_shape)``.
@@ -54,15 +54,14 @@ def draw(
     params: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    *,
     num_samples: int,
     batch_size: int | None,
     extra: Extra = lambda trace, key: None,
 ) -> Draws:
-    """Draw from the guide and score each draw under both programs, in one pass through each.
+    """Draw from the guide and score each draw under both programs, in one run of each.
 
     Args:
-      caller: stands before error messages.
+      caller: name of the caller, for error messages.
       key: PRNG key.
       model: a NumPyro model.
       guide: its guide.
@@ -70,29 +69,30 @@ def draw(
       args: positional arguments of both.
       kwargs: keyword arguments of both.
       num_samples: how many draws.
-      batch_size: how many of them are in memory at a time; None for all.
+      batch_size: how many draws are in memory at a time; None for all.
       extra: ``(trace of the model, key) -> pytree``, evaluated at each draw.
 
     Raises:
       TypeError: for arguments of the wrong kind.
-      ValueError: if the guide has no density that the model's can be compared with.
-      FloatingPointError: if a density is NaN, the model's infinite, or the guide's zero.
+      ValueError: if the guide has no density that can be compared with that of the model.
+      FloatingPointError: if a density is NaN, that of the model infinite, or that of the guide
+        zero.
     """
     key = _check.key(caller, key)
-    for name, program in (("model", model), ("guide", guide)):
-        if not callable(program):
-            raise TypeError(f"{caller}: `{name}` must be a function, got {type(program).__name__}")
+    _check.function(caller, "model", model)
+    _check.function(caller, "guide", guide)
     if not isinstance(params, Mapping):
         raise TypeError(
             f"{caller}: `params` must be a dict of the values of param sites, as from "
             f"`svi.get_params(state)` or `result.params`, got {type(params).__name__}"
         )
-    if batch_size is not None:
-        batch_size = _check.positive_int(caller, "batch_size", batch_size)
+    if batch_size is None:
+        batch_size = num_samples
+    batch_size = min(_check.positive_int(caller, "batch_size", batch_size), num_samples)
     if isinstance(guide, AutoLaplaceApproximation):
         guide = _with_density(guide, params, key, args, kwargs)
     key, first = jax.random.split(key)
-    # Outside of compiled code, because an automatic guide sets itself up when it first runs.
+    # Outside of compiled code, because an automatic guide sets itself up in its first run.
     trace = _check_pair(caller, *_run(model, guide, params, args, kwargs, first), params)
 
     def score(params: Any, key: Array) -> Any:
@@ -106,11 +106,8 @@ def draw(
 
     @jax.jit
     def score_all(params: Any, keys: Array) -> Any:
-        # Parameters are an argument, so that they are not compiled into the program.
-        one = functools.partial(score, params)
-        if batch_size is None:
-            return jax.vmap(one)(keys)
-        return jax.lax.map(one, keys, batch_size=batch_size)
+        # The parameters are an argument, because constants would be compiled into the program.
+        return jax.lax.map(functools.partial(score, params), keys, batch_size=batch_size)
 
     keys = jax.random.split(key, num_samples)
     latents, log_p, log_q, extras = score_all(dict(params), keys)
@@ -144,7 +141,7 @@ def _log_probs(trace: Trace) -> dict[str, Array]:
 
 
 def _log_prob(site: dict[str, Any]) -> Array:
-    # What a distribution noted as it drew the value saves a flow the way back through its layers.
+    # With the intermediates of the draw, a flow need not be inverted.
     noted = (site["intermediates"],) if site["intermediates"] else ()
     log_prob = site["fn"].log_prob(site["value"], *noted)
     return jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
@@ -185,9 +182,9 @@ def _check_pair(caller: str, model_trace: Trace, guide_trace: Trace, params: Any
 
 
 def _check_dimensions(caller: str, latents: Trace, guide_trace: Trace) -> None:
-    """Sites that are a function of others must have as many dimensions as those.
+    """Sites that are functions of other sites have as many dimensions as those.
 
-    A masked site of a guide (AutoDAIS has one) is not part of its density.
+    A masked site of a guide, such as that of AutoDAIS, is not part of the density.
     """
     drawn = latent_sites(guide_trace)
     masses = [name for name in latents if dist.Delta in _kinds(drawn[name]["fn"])]
@@ -213,7 +210,7 @@ def _check_dimensions(caller: str, latents: Trace, guide_trace: Trace) -> None:
 
 
 def _kinds(fn: Any) -> set[type]:
-    """The classes of a distribution and of those that it is made of."""
+    """The classes of a distribution and of its base distributions."""
     kinds = {type(fn)}
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
@@ -231,11 +228,11 @@ def _free_shape(site: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _on_support(site: dict[str, Any], log_prob: Array) -> Array:
-    """``log_prob`` where the value is in the support, minus infinity elsewhere, NaN if it is NaN.
+    """``log_prob`` if the value is in the support, minus infinity if it is not, NaN if it is NaN.
 
-    NumPyro's densities need not be zero outside of their support, nor NaN at NaN. Supports that are
-    thinner than the space around them (a simplex) are met up to rounding only, by any guide with a
-    density there.
+    Densities in NumPyro need not be zero outside of their support, nor NaN at NaN. A support with
+    fewer dimensions than the space around it, such as a simplex, is not checked: the draws of a
+    guide with a density there are in it up to rounding.
     """
     fn, value = site["fn"], site["value"]
     if fn.support is None or dist.MaskedDistribution in _kinds(fn):
@@ -250,8 +247,7 @@ def _totals(
     caller: str, log_p: dict[str, Array], log_q: dict[str, Array]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum over sites, in double precision."""
-    p = {name: np.asarray(value, np.float64) for name, value in log_p.items()}
-    q = {name: np.asarray(value, np.float64) for name, value in log_q.items()}
+    p, q = jax.tree.map(lambda value: np.asarray(value, np.float64), (log_p, log_q))
     faults = {
         **{f"model site {n!r}": np.isnan(v) | (v == np.inf) for n, v in p.items()},
         **{f"guide site {n!r}": np.isnan(v) | (v == -np.inf) for n, v in q.items()},
@@ -261,13 +257,13 @@ def _totals(
         counts = ", ".join(f"{name}: {bad.sum()}" for name, bad in faults.items() if bad.any())
         raise FloatingPointError(
             f"{caller}: {undefined.sum()} of {undefined.size} draws have no weight, because a "
-            f"density is NaN, the model's infinite or the guide's zero ({counts})"
+            f"density is NaN, that of the model infinite or that of the guide zero ({counts})"
         )
     return np.sum(list(p.values()), axis=0), np.sum(list(q.values()), axis=0)
 
 
 class _Replace(Messenger):
-    """Draws one site of a program from another distribution."""
+    """Gives one site of a program another distribution."""
 
     def __init__(self, fn: Callable[..., Any], name: str, distribution: dist.Distribution) -> None:
         super().__init__(fn)
@@ -282,11 +278,11 @@ class _Replace(Messenger):
 def _with_density(
     guide: AutoLaplaceApproximation, params: Any, key: Array, args: Any, kwargs: Any
 ) -> Callable[..., Any]:
-    """The guide with its Gaussian: as called by SVI it is a point mass at the mode."""
+    """The guide with its Gaussian, because in SVI the guide is a point mass at the mode."""
     name = f"_{guide.prefix}_latent"
     mode = f"{guide.prefix}_loc"
     if guide.prototype_trace is None:
         handlers.seed(guide, key)(*args, **kwargs)
     if mode not in params:
-        return guide  # without a mode there is no Gaussian; the missing site is reported later
+        return guide  # the missing site is reported later
     return _Replace(guide, name, guide.get_posterior(params))

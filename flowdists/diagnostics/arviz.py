@@ -1,4 +1,4 @@
-"""A guide's posterior in ArviZ's container."""
+"""Draws from a guide in the containers of ArviZ."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.infer import _arviz
-from flowdists.infer._scoring import Trace, draw
+from flowdists.diagnostics._scoring import Trace, draw
 
 Array = jax.Array
 
@@ -30,27 +29,27 @@ def to_arviz(
     dims: Mapping[str, Sequence[str]] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Draws from a guide, for ArviZ's summaries, plots and model comparison.
+    """Draws from a guide, for the summaries, plots and model comparison of ArviZ.
 
-    The draws are independent. Dividing them into chains therefore changes nothing, and what ArviZ
-    says of convergence is that there is nothing to converge; how close the guide is to the
-    posterior, :func:`~flowdists.importance` tells.
+    The draws are independent, so that it does not matter how they are divided into chains. The
+    convergence statistics of ArviZ therefore say nothing about the guide. To see how close it is to
+    the posterior, use :func:`~flowdists.importance_sampling`.
 
     Groups, each with the axes ``chain`` and ``draw`` first (``observed_data`` has neither):
 
     * ``posterior``: latent and deterministic sites.
-    * ``sample_stats``: in nats, ``lp``, the log joint density of the model; ``log_q``, that of the
-      guide; ``log_weight``, their difference, the log importance weight. In ArviZ 1,
-      ``loo_approximate_posterior`` takes the first two, and so corrects for the guide, which
-      ``loo`` does not.
+    * ``sample_stats``, in nats: ``lp``, the log joint density of the model; ``log_q``, the
+      log-density of the guide; ``log_weight``, their difference, the log importance weight. In
+      ArviZ 1, ``loo_approximate_posterior`` takes the first two and corrects for the guide; ``loo``
+      does not correct.
     * ``log_likelihood``: of every observation, by observed site.
-    * ``posterior_predictive``: every observed site drawn anew, given the latent values (and the
-      data, where the model makes one observation depend on another); left out if its distribution
-      cannot be sampled.
+    * ``posterior_predictive``: every observed site drawn anew, given the latent values (and given
+      the data, where one observation depends on another in the model). A site whose distribution
+      cannot be sampled is left out.
     * ``observed_data``: the data.
 
-    Axes that belong to a plate are called like it. The rules for guides are those of
-    :func:`~flowdists.importance`.
+    Axes that belong to a plate have its name. Guides must be as for
+    :func:`~flowdists.importance_sampling`.
 
     Args:
       key: PRNG key.
@@ -58,11 +57,11 @@ def to_arviz(
       guide: its guide. It draws every latent site of the model.
       params: values of the param sites of both, as from ``svi.get_params(state)``.
       *args: arguments of both.
-      num_samples: how many draws, in all chains together.
+      num_samples: how many draws in all chains together.
       num_chains: how many chains they are divided into.
-      batch_size: how many draws are computed at a time, to save memory; all by default.
-      coords: labels by axis, as ArviZ takes them.
-      dims: names of axes by site, as ArviZ takes them, in place of the plates'.
+      batch_size: how many draws are computed at a time, to save memory; by default all.
+      coords: labels by axis, as in ArviZ.
+      dims: names of axes by site, as in ArviZ, instead of the names of plates.
       **kwargs: keyword arguments of both.
 
     Returns:
@@ -71,8 +70,8 @@ def to_arviz(
     Raises:
       TypeError: for arguments of the wrong kind.
       ValueError: if ``num_chains`` does not divide ``num_samples``; and as
-        :func:`~flowdists.importance` does.
-      FloatingPointError: likewise.
+        :func:`~flowdists.importance_sampling` does.
+      FloatingPointError: as :func:`~flowdists.importance_sampling` does.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model(x):
@@ -93,35 +92,38 @@ def to_arviz(
             f"{num_samples}"
         )
     draws = draw(
-        "to_arviz",
-        key,
-        model,
-        guide,
-        params,
-        args,
-        kwargs,
-        num_samples=num_samples,
-        batch_size=batch_size,
-        extra=_extra,
+        "to_arviz", key, model, guide, params, args, kwargs, num_samples, batch_size, _extra
     )
     deterministic, log_likelihood, predictive = draws.extra
-    groups = {
+    sampled = {
         "posterior": {**draws.latents, **deterministic},
         "sample_stats": {"lp": draws.log_p, "log_q": draws.log_q, "log_weight": draws.log_weights},
         "log_likelihood": log_likelihood,
         "posterior_predictive": predictive,
     }
-    sampled = jax.tree.map(
-        lambda value: np.reshape(value, (num_chains, -1, *np.shape(value)[1:])), groups
+    chains = jax.tree.map(
+        lambda value: np.reshape(value, (num_chains, -1, *np.shape(value)[1:])), sampled
     )
-    data = {n: np.asarray(site["value"]) for n, site in _observed_sites(draws.trace).items()}
-    return _arviz.container(
-        {**sampled, "observed_data": data}, coords, {**_plate_dims(draws.trace), **(dims or {})}
-    )
+    observed = _observed_sites(draws.trace).items()
+    data = {name: np.asarray(site["value"]) for name, site in observed}
+    groups = {name: group for name, group in {**chains, "observed_data": data}.items() if group}
+    names = {"coords": coords, "dims": {**_plate_dims(draws.trace), **(dims or {})}}
+    arviz, is_legacy = load_arviz()
+    return arviz.from_dict(**groups, **names) if is_legacy else arviz.from_dict(groups, **names)
+
+
+def load_arviz() -> tuple[Any, bool]:
+    """ArviZ, and whether it is a version 0.x, whose interface differs from that of later ones.
+
+    It is imported when it is used, because its import takes longer than that of everything else.
+    """
+    import arviz
+
+    return arviz, arviz.__version__.startswith("0.")
 
 
 def _observed_sites(trace: Trace) -> Trace:
-    """The sites with data; factors have none."""
+    """The sites with data, without factors."""
     return {
         name: site
         for name, site in trace.items()
@@ -138,7 +140,7 @@ def _extra(trace: Trace, key: Array) -> tuple[dict[str, Array], ...]:
     log_likelihood = {n: site["fn"].log_prob(site["value"]) for n, site in observed.items()}
     predictive = {}
     for name, subkey in zip(observed, jax.random.split(key, len(observed)), strict=True):
-        # Data may have more axes than the distribution, which stands for independent copies then.
+        # Data with more axes than the distribution are independent copies.
         copies = observed[name]["fn"].expand(jnp.shape(log_likelihood[name]))
         with contextlib.suppress(NotImplementedError):
             predictive[name] = copies.sample(subkey)
@@ -148,7 +150,7 @@ def _extra(trace: Trace, key: Array) -> tuple[dict[str, Array], ...]:
 def _plate_dims(trace: Trace) -> dict[str, list[str]]:
     """Names of the first axes of every site whose first axes are exactly those of its plates.
 
-    ArviZ names the others.
+    ArviZ names the other axes.
     """
     names = {}
     for name, site in trace.items():

@@ -1,4 +1,4 @@
-"""The Wasserstein distance of two sets of draws, averaged over their projections onto lines."""
+"""The sliced Wasserstein distance of two sets of draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.metrics._draws import two_sets
+from flowdists.diagnostics._two_sets import two_sets
 
 Array = jax.Array
 
@@ -25,13 +25,13 @@ def sliced_wasserstein(
         W_p^p(u, v) = \int_0^1 |F_u^{-1}(t) - F_v^{-1}(t)|^p dt
 
     with :math:`\theta_l` uniform on the unit sphere (Bonneel, Rabin, Peyré and Pfister 2015,
-    "Sliced and Radon Wasserstein barycenters of measures"). Sets of unequal sizes are compared
-    exactly: their quantile functions are steps, which are merged. In one dimension all directions
-    are alike, and this is the Wasserstein distance itself.
+    https://doi.org/10.1007/s10851-014-0506-3). Sets of different sizes are compared exactly, by
+    merging the steps of their quantile functions. In one dimension this is the Wasserstein distance
+    itself.
 
-    Differentiable where it is positive, with directions and order held. Between finite sets from
-    one distribution it is positive; compare it with its value between two sets of which both are
-    from the reference.
+    It is differentiable where it is positive, at fixed directions and order. Between finite sets
+    from the same distribution it is positive: compare it with its value between two sets that are
+    both from the reference.
 
     Args:
       key: PRNG key for the directions.
@@ -47,7 +47,7 @@ def sliced_wasserstein(
       TypeError: for arguments of the wrong kind.
       ValueError: if shapes do not fit, values are not finite, or ``p`` is below 1.
 
-    >>> from flowdists.metrics import sliced_wasserstein
+    >>> from flowdists.diagnostics import sliced_wasserstein
     >>> x = jax.random.normal(jax.random.key(0), (500, 1))
     >>> bool(jnp.isclose(sliced_wasserstein(jax.random.key(1), x, x + 3.0), 3.0))
     True
@@ -64,12 +64,12 @@ def sliced_wasserstein(
 
 
 def _merged_steps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the quantile functions of n and of m draws are both constant.
+    """The intervals where the quantile functions of n and of m draws are both constant.
 
     Returns:
-      For each such interval, in order, the index of the sorted draw of either set, and its length.
+      For each interval, in order: the index of the sorted draw in each set, and the length.
     """
-    # In units of 1 / (n m), where all ends are integers.
+    # In units of 1 / (n m) all ends are integers.
     ends = np.union1d(m * np.arange(n + 1), n * np.arange(m + 1))
     starts = ends[:-1]
     return starts // m, starts // n, np.diff(ends) / (n * m)
@@ -95,5 +95,5 @@ def _distance(
         gaps = jnp.sort(x @ direction)[x_rows] - jnp.sort(y @ direction)[y_rows]
         return lengths @ jnp.abs(gaps) ** p
 
-    # One direction at a time: memory is that of the draws.
+    # One direction at a time, because all together would take much more memory than the draws.
     return jax.lax.map(cost, directions).mean() ** (1 / p)

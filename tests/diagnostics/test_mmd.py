@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from flowdists.metrics import mmd
+from flowdists.diagnostics import mmd
 from tests.tolerances import AGREE_F32, FINITE_DIFFERENCE_F64, ROUND_TRIP_F64, STANDARD_ERRORS
 
 
@@ -47,7 +47,7 @@ class TestValue:
         np.testing.assert_allclose(values, values[0], rtol=ROUND_TRIP_F64)
 
     def test_normals_in_closed_form(self, x64):
-        """Mean and variance of many estimates: unbiased, at equal distributions as elsewhere."""
+        """Mean and variance of many estimates, for equal and for different distributions."""
         bandwidth, repeats = 1.5, 400
         cov = np.array([[1.0, 0.5], [0.5, 2.0]])
         root = np.linalg.cholesky(cov)

@@ -1,4 +1,4 @@
-"""Posterior estimation in rounds."""
+"""Truncated sequential neural posterior estimation."""
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,13 @@ def model():
     numpyro.sample("x", dist.Normal(loc, 0.5))
 
 
-# An affine flow can be the posterior, and is compiled fast.
+# An affine flow can represent the posterior, and compiles fast.
 FLOWS = ["MAF", pytest.param("NSF", marks=[pytest.mark.slow, pytest.mark.heavy])]
 
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_rounds_close_in_on_the_posterior(flow, key):
-    posterior, histories, acceptance = fd.amortize_truncated(
+    posterior, histories, acceptance = fd.tsnpe(
         key,
         model,
         {"x": 3.0},
@@ -39,26 +39,26 @@ def test_rounds_close_in_on_the_posterior(flow, key):
     exact = stats.norm(3.0, 0.5).ppf([0.05, 0.16, 0.5, 0.84, 0.95])
     np.testing.assert_allclose(np.quantile(draws, [0.05, 0.16, 0.5, 0.84, 0.95]), exact, atol=0.1)
     assert len(histories) == 3
-    # The last region keeps the posterior, and with it what a flow's tails reach.
+    # The last region holds the posterior and the tails of the flow.
     assert 1.0 == acceptance[0] > acceptance[1] > acceptance[2] > 0.05
 
 
 class Rounds:
-    """Stands in for the fit: keeps what it is given, and puts the flow where it is told to."""
+    """Replaces the fit: records its data, and moves the flow to a given centre."""
 
     def __init__(self, *centres):
         self.centres = iter(centres)
         self.rows = []
 
-    def __call__(self, key, posterior, theta, x, options):
-        self.rows.append((np.asarray(theta[:, 0]), np.asarray(x[:, 0])))
+    def __call__(self, key, flow, theta, *, context, **options):
+        self.rows.append((np.asarray(theta[:, 0]), np.asarray(context[:, 0])))
         around = next(self.centres) + normal(len(self.rows), (4000, 1))
-        return fd.training.FitResult(posterior.flow.data_init(around, around), None)
+        return fd.training.FitResult(flow.data_init(around, around), None)
 
 
 def run(monkeypatch, key, rounds, **options):
-    monkeypatch.setattr("flowdists.sbi.truncated.fit_to", rounds)
-    return fd.amortize_truncated(
+    monkeypatch.setattr("flowdists.sbi.estimation.fit", rounds)
+    return fd.tsnpe(
         key,
         options.pop("model", hierarchy),
         {"x": 0.5},
@@ -82,14 +82,14 @@ def test_each_round_draws_from_the_truncated_joint_distribution(monkeypatch, key
     _, _, acceptance = run(monkeypatch, key, rounds, num_simulations=3000)
     assert len(rounds.rows[0][0]) == 3000
     assert 1.0 == acceptance[0] > acceptance[1] > acceptance[2]
-    # Both regions, of about four deviations: (-4, 4) and (-2.5, 5.5).
+    # Both regions, of about four standard deviations: (-4, 4) and (-2.5, 5.5).
     theta, x = rounds.rows[-1]
     assert len(theta) > 5000 and -3.2 < theta.min() < -2 and 3.2 < theta.max() < 4.6
     prior, ends = stats.norm(0.0, 10**0.5), (theta.min(), theta.max())
     inside = np.sort(theta)[1:-1]
     levels = (prior.cdf(inside) - prior.cdf(ends[0])) / np.diff(prior.cdf(ends))
     assert stats.kstest(levels, stats.uniform.cdf).pvalue > P_VALUE
-    # x given theta is Gaussian whatever theta's distribution: cov / var = 0.9.
+    # x given theta is Gaussian for any distribution of theta: cov / var = 0.9.
     residual = (x - 0.9 * theta) / (9.25 - 9**2 / 10) ** 0.5
     assert stats.kstest(residual, stats.norm.cdf).pvalue > P_VALUE
     assert abs(np.corrcoef(residual, theta)[0, 1]) < STANDARD_ERRORS / len(theta) ** 0.5
@@ -101,7 +101,7 @@ def test_only_what_is_kept_is_simulated(monkeypatch, key):
     def simulate(theta):
         nonlocal simulated
         simulated += theta.size
-        return np.zeros(theta.shape, theta.dtype)  # to read theta here could wait for ever
+        return np.zeros(theta.shape, theta.dtype)  # reading theta here could wait forever
 
     def costly():
         theta = numpyro.sample("theta", dist.Uniform(-20.0, 20.0))
@@ -110,7 +110,7 @@ def test_only_what_is_kept_is_simulated(monkeypatch, key):
         numpyro.sample("x", dist.Delta(theta + x))
 
     run(monkeypatch, key, Rounds(0.0, 0.0, 0.0), model=costly, num_simulations=200)
-    assert 600 <= simulated <= 602  # and, to look at the sites, two runs of the model
+    assert 600 <= simulated <= 602  # the simulator runs the model twice to find its sites
 
 
 def test_simulations_with_nan_can_be_left_out(monkeypatch, key):
@@ -122,7 +122,7 @@ def test_simulations_with_nan_can_be_left_out(monkeypatch, key):
     with pytest.warns(RuntimeWarning, match="left out"):
         run(monkeypatch, key, rounds, model=broken, num_simulations=200, invalid="drop")
     assert all((theta > 0).all() for theta, _ in rounds.rows)
-    with pytest.raises(ValueError, match=r"amortize_truncated: .*'x'.*drop"):
+    with pytest.raises(ValueError, match=r"tsnpe: .*'x'.*drop"):
         run(monkeypatch, key, Rounds(0.0), model=broken, num_simulations=200)
 
 
@@ -146,4 +146,4 @@ def test_misuse(case):
     options, kind, message = MISUSE[case]
     given = {"data": {"x": 1.0}, "observed": "x", "flow": tiny, **options}
     with pytest.raises(kind, match=message):
-        fd.amortize_truncated(jax.random.key(0), model, given.pop("data"), **given)
+        fd.tsnpe(jax.random.key(0), model, given.pop("data"), **given)

@@ -1,4 +1,4 @@
-"""ArviZ's container, against NumPyro's own utilities and leave-one-out in closed form."""
+"""Containers of ArviZ, against utilities of NumPyro and leave-one-out in closed form."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from numpyro.infer import autoguide, log_likelihood
 from numpyro.infer.util import log_density
 from scipy import stats
 
-from flowdists.infer import to_arviz
+from flowdists.diagnostics import to_arviz
 from tests.tolerances import P_VALUE, ROUND_TRIP_F32, STANDARD_ERRORS
 
 Y = np.random.default_rng(0).normal(1.0, 1.0, 8)
@@ -31,7 +31,7 @@ def exact(y):
 
 
 def nested(y):
-    """Plates within plates, deterministic sites, a factor, two likelihoods."""
+    """Nested plates, deterministic sites, a factor, two likelihoods."""
     w = numpyro.sample("w", dist.Normal(0, 1).expand([3]).to_event(1))
     with numpyro.plate("column", 2, dim=-1):
         a = numpyro.sample("a", dist.HalfNormal(1))
@@ -221,18 +221,18 @@ def test_nan_is_not_put_into_a_container():
 
 @pytest.mark.heavy
 def test_arviz_is_imported_when_used_and_may_warn_of_itself(tmp_path):
-    """Whatever ArviZ says when imported is not said in the name of flowdists."""
+    """Warnings that ArviZ gives when it is imported are not attributed to flowdists."""
     program = """
 import sys, warnings
-import flowdists.infer
+import flowdists.diagnostics
 assert "arviz" not in sys.modules
 import jax, numpyro, numpyro.distributions as dist
 warnings.filterwarnings("error", module="flowdists")
 model = lambda: numpyro.sample("z", dist.Normal(0, 1))
 guide = lambda: numpyro.sample("z", dist.Normal(0, 1.1))
-flowdists.infer.importance(jax.random.key(0), model, guide, {})
-flowdists.infer.to_arviz(jax.random.key(0), model, guide, {})
+flowdists.diagnostics.importance_sampling(jax.random.key(0), model, guide, {})
+flowdists.diagnostics.to_arviz(jax.random.key(0), model, guide, {})
 assert "arviz" in sys.modules
 """
-    cache = {"XDG_CACHE_HOME": str(tmp_path)}  # ArviZ 0.23 notes there that it has warned today
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}  # where ArviZ 0.23 records that it has warned today
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, **cache})

@@ -1,4 +1,4 @@
-"""How good a guide is, and better answers from it: importance sampling with smoothed weights."""
+"""Pareto-smoothed importance sampling with a guide as the proposal."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.infer import _arviz
-from flowdists.infer._scoring import draw
+from flowdists.diagnostics._scoring import draw
+from flowdists.diagnostics.arviz import load_arviz
 
 Array = jax.Array
-MIN_SAMPLES = 25  # a fifth of them are the tail, and a Pareto tail is fitted to at least five
-_ROUNDING = 8  # log weights this many units of rounding apart are taken as equal
+MIN_SAMPLES = 25  # the tail is a fifth of them, and a Pareto fit needs at least five
+_ROUNDING = 8  # log weights are equal if they differ by at most this many units of rounding
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImportanceResult:
-    r"""What importance sampling says about a guide. All densities are in nats.
+    r"""The result of :func:`~flowdists.importance_sampling`. All densities are in nats.
 
     Attributes:
       samples: draws from the guide by latent site of the model, ``(num_samples, *site_shape)``.
-        They are the guide's, not the posterior's: weight them, or use :meth:`resample`.
+        They are not draws from the posterior: weight them, or use :meth:`resample`.
       log_weights: ``log p(x, z) - log q(z)``, ``(num_samples,)``.
-      smoothed_log_weights: the same after Pareto smoothing, and normalized: the sum of their
+      smoothed_log_weights: the same after Pareto smoothing and normalization: the sum of their
         exponentials is one.
-      khat: shape of the tail of the weights, Pareto k-hat: below 0.7 (with fewer than 2200 draws,
-        below ``1 - 1 / log10(num_samples)``) estimates with the smoothed weights can be relied
-        upon. Minus infinity if there is no tail, the largest weights being equal to rounding; plus
-        infinity if too few weights are positive to tell.
+      khat: Pareto k-hat, the shape of the tail of the weights. Estimates with the smoothed weights
+        are reliable if it is below 0.7 (with fewer than 2200 draws, below
+        ``1 - 1 / log10(num_samples)``). Minus infinity if there is no tail, because the largest
+        weights are equal up to rounding; plus infinity if too few weights are positive.
       ess: effective sample size of the smoothed weights, :math:`1 / \sum_s w_s^2`.
       elbo: the evidence lower bound, the mean of the raw log weights.
-      elbo_se: its standard error; NaN if the bound is minus infinity.
-      log_evidence: estimate of ``log p(x)``, from the mean of the smoothed weights.
-      log_evidence_se: its standard error by the delta method; somewhat too small where ``khat`` is
-        above 0.5, when the raw weights have no variance.
+      elbo_se: standard error of ``elbo``; NaN if the bound is minus infinity.
+      log_evidence: estimate of ``log p(x)`` from the mean of the smoothed weights.
+      log_evidence_se: standard error of ``log_evidence`` by the delta method. It is too small if
+        ``khat`` is above 0.5, where the raw weights have no variance.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model(x):
@@ -48,7 +48,7 @@ class ImportanceResult:
     ...     numpyro.sample("x", dist.Normal(z, 1), obs=x)
     >>> def exact_posterior(x):
     ...     numpyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
-    >>> importance(jax.random.key(0), model, exact_posterior, {}, 1.0, num_samples=100)
+    >>> importance_sampling(jax.random.key(0), model, exact_posterior, {}, 1.0, num_samples=100)
     ImportanceResult(num_samples=100, khat=-inf, ess=100.0, elbo=-1.516 ± 0.000,
                      log_evidence=-1.516 ± 0.000)
     """
@@ -68,7 +68,7 @@ class ImportanceResult:
 
         Args:
           key: PRNG key.
-          num_samples: how many draws. Far fewer than :attr:`ess` repeat few of the samples.
+          num_samples: how many draws. Few of them are repeated if this is far below :attr:`ess`.
 
         Returns:
           Approximate posterior draws by site, ``(num_samples, *site_shape)``.
@@ -91,7 +91,7 @@ class ImportanceResult:
         )
 
 
-def importance(
+def importance_sampling(
     key: Array,
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -103,19 +103,20 @@ def importance(
 ) -> ImportanceResult:
     r"""Weight draws from a guide by :math:`p(x, z) / q(z)`, with Pareto smoothing.
 
-    The shape of the weights' tail, ``khat``, tells whether the guide is close enough to the
-    posterior for the weights to correct what is left, and the weights correct it: ``resample``
-    (Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto smoothed importance sampling"; Yao,
-    Vehtari, Simpson and Gelman 2018, "Yes, but did it work?: evaluating variational inference").
+    Pareto-smoothed importance sampling (Vehtari, Simpson, Gelman, Yao and Gabry 2024,
+    https://arxiv.org/abs/1507.02646), as a check of variational inference (Yao, Vehtari, Simpson
+    and Gelman 2018, https://arxiv.org/abs/1802.02538). The shape ``khat`` of the tail of the
+    weights says whether the guide is close enough to the posterior. If it is, the weights correct
+    the remaining error: use ``resample``.
 
-    The evidence is estimated by the mean of the smoothed weights. If the weights' tail is light,
-    that is as good as the mean of the raw ones, which is unbiased. If it is heavy, but k-hat still
-    below its limit, the error is smaller, and what bias there is, is towards too little evidence.
+    The mean of the smoothed weights estimates the evidence. If the tail of the weights is light, it
+    is as good as the mean of the raw weights, which is unbiased. If the tail is heavy and k-hat is
+    still below its limit, its error is smaller, and it is biased towards too little evidence.
 
-    Works with every guide that has a density: automatic ones, hand-written ones, flows. An
-    ``AutoLaplaceApproximation`` stands for its Gaussian, at the data that it was first called
-    with. A draw outside of the model's support has weight zero. Scales set by ``handlers.scale``
-    count as part of the model.
+    The guide may be anything that has a density: automatic, hand-written, or a flow. An
+    ``AutoLaplaceApproximation`` is taken as its Gaussian, at the data that it was first called
+    with. A draw outside of the support of the model has weight zero. Scales set by
+    ``handlers.scale`` are part of the model.
 
     Args:
       key: PRNG key.
@@ -124,19 +125,20 @@ def importance(
       params: values of the param sites of both, as from ``svi.get_params(state)``.
       *args: arguments of both.
       num_samples: how many draws, at least 25.
-      batch_size: how many of them are computed at a time, to save memory; None for all. The draws
+      batch_size: how many draws are computed at a time, to save memory; None for all. The draws
         do not depend on it.
       **kwargs: keyword arguments of both.
 
     Raises:
       TypeError: for arguments of the wrong kind.
-      ValueError: if the guide's density is not known or covers other sites than the model's, if a
-        plate is subsampled, if values of param sites are missing, or if no draw is in the model's
-        support.
-      FloatingPointError: if a weight is NaN or infinite; it says how many and from which sites.
+      ValueError: if the density of the guide is not known, or is over other sites than those of
+        the model; if a plate is subsampled; if values of param sites are missing; or if no draw is
+        in the support of the model.
+      FloatingPointError: if a weight is NaN or infinite; the error says how many and from which
+        sites.
 
     Warns:
-      UserWarning: if ``khat`` is too high for the weights to be relied upon.
+      UserWarning: if ``khat`` is too high for the weights to be reliable.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model(x):
@@ -144,38 +146,34 @@ def importance(
     ...     numpyro.sample("x", dist.Normal(z, 1), obs=x)
     >>> def guide(x):
     ...     numpyro.sample("z", dist.Normal(x / 2, 0.8))
-    >>> result = importance(jax.random.key(0), model, guide, {}, 1.0)
+    >>> result = importance_sampling(jax.random.key(0), model, guide, {}, 1.0)
     >>> bool(result.khat < 0.7), bool(abs(result.log_evidence + 1.516) < 0.05)
     (True, True)
     >>> result.resample(jax.random.key(1), 1000)["z"].shape
     (1000,)
     """
-    num_samples = _check.positive_int("importance", "num_samples", num_samples, least=MIN_SAMPLES)
-    if batch_size is not None:
-        batch_size = min(_check.positive_int("importance", "batch_size", batch_size), num_samples)
-    draws = draw(
-        "importance",
-        key,
-        model,
-        guide,
-        params,
-        args,
-        kwargs,
-        num_samples=num_samples,
-        batch_size=batch_size,
-    )
+    caller = "importance_sampling"
+    num_samples = _check.positive_int(caller, "num_samples", num_samples, least=MIN_SAMPLES)
+    draws = draw(caller, key, model, guide, params, args, kwargs, num_samples, batch_size)
     log_weights = draws.log_weights
     if not np.isfinite(log_weights).any():
         raise ValueError(
-            f"importance: none of {num_samples} draws from `guide` is in the support of `model`"
+            f"{caller}: none of {num_samples} draws from `guide` is in the support of `model`"
         )
     smoothed, khat = _smooth(draws.log_p, draws.log_q)
-    _warn_of_tail(khat, num_samples)
+    limit = min(1 - 1 / math.log10(num_samples), 0.7)
+    if khat > limit:
+        warnings.warn(
+            f"{caller}: the Pareto k-hat of the weights is {khat:.2f}, above {limit:.2f}: the "
+            "guide is too far from the posterior for weights to correct it, and the standard "
+            "errors are too small",
+            stacklevel=2,
+        )
     log_sum = np.logaddexp.reduce(smoothed)
     normalized = smoothed - log_sum
     weights = np.exp(normalized)
     root = math.sqrt(num_samples)
-    bounded = np.isfinite(log_weights).all()
+    is_bounded = np.isfinite(log_weights).all()
     return ImportanceResult(
         samples=draws.latents,
         log_weights=log_weights,
@@ -183,7 +181,7 @@ def importance(
         khat=khat,
         ess=float(1 / np.sum(weights**2)),
         elbo=float(log_weights.mean()),
-        elbo_se=float(log_weights.std(ddof=1) / root) if bounded else math.nan,
+        elbo_se=float(log_weights.std(ddof=1) / root) if is_bounded else math.nan,
         log_evidence=float(log_sum - math.log(num_samples)),
         log_evidence_se=float(weights.std(ddof=1) * root),
     )
@@ -201,16 +199,19 @@ def _smooth(log_p: np.ndarray, log_q: np.ndarray) -> tuple[np.ndarray, float]:
     magnitude = max(np.abs(log_p[largest]).max(), np.abs(log_q[largest]).max(), 1.0)
     if top - cutoff <= _ROUNDING * jnp.finfo(jnp.result_type(float)).eps * magnitude:
         return log_weights, -math.inf
-    smoothed, khat = _arviz.pareto_smooth(log_weights)
+    smoothed, khat = _pareto_smooth(log_weights)
     return smoothed, khat if math.isfinite(khat) else math.inf
 
 
-def _warn_of_tail(khat: float, num_samples: int) -> None:
-    limit = min(1 - 1 / math.log10(num_samples), 0.7)
-    if khat > limit:
-        warnings.warn(
-            f"importance: the Pareto k-hat of the weights is {khat:.2f}, above {limit:.2f}: the "
-            "guide is too far from the posterior for weights to correct it, and the standard "
-            "errors are too small",
-            stacklevel=3,
-        )
+def _pareto_smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log weights, not normalized, and k-hat, by ArviZ."""
+    arviz, is_legacy = load_arviz()
+    if is_legacy:
+        smoothed, khat = arviz.psislw(log_weights)
+    else:
+        # This version smooths weights that are inverse likelihoods.
+        data = arviz.dict_to_dataset({"": -log_weights}, sample_dims=["draw"])
+        smoothed, khat = (part[""].values for part in data.azstats.psislw(dim="draw"))
+    # ArviZ normalizes. The smallest weight is not in the tail, and tells by how much.
+    smallest = np.argmin(np.where(np.isfinite(log_weights), log_weights, np.inf))
+    return np.asarray(smoothed) + (log_weights[smallest] - smoothed[smallest]), float(khat)

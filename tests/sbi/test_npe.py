@@ -1,7 +1,6 @@
-"""Posteriors and likelihoods learned from simulations, against closed forms."""
+"""Posteriors learned from simulations, against closed forms."""
 
 import functools
-import importlib
 
 import equinox as eqx
 import jax
@@ -10,25 +9,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.infer import MCMC, NUTS
 from scipy import stats
 
 import flowdists as fd
-from flowdists.metrics import expected_coverage
+from flowdists.diagnostics import expected_coverage
 from tests.draws import normal
+from tests.sbi.models import LEARNING, SMALL, TINY, exact, gaussian
 from tests.tolerances import P_VALUE
-
-SMALL = {"num_layers": 1, "hidden_sizes": (8,)}
-TINY = {
-    "flow": fd.MAF,
-    "flow_options": SMALL,
-    "fit_options": {"max_epochs": 2, "progress": False},
-}
-
-
-def gaussian():
-    loc = numpyro.sample("loc", dist.Normal(100.0, 20.0))
-    numpyro.sample("x", dist.Normal(loc, 10.0).expand([4]).to_event(1))
 
 
 def box():
@@ -37,32 +24,10 @@ def box():
     numpyro.sample("x", dist.Normal(theta, 3.0 + tau).to_event(1))
 
 
-def exact(x):
-    """The closed-form posterior of the Gaussian model."""
-    precision = 1 / 20.0**2 + 4 / 10.0**2
-    return (100.0 / 20.0**2 + x.sum() / 10.0**2) / precision, precision**-0.5
-
-
 @functools.partial(jax.jit, static_argnames="size")
 def sample(posterior, key, data, size):
     """Draws by site: compiled once for all posteriors of one structure."""
     return posterior.sample(key, data, (size,))
-
-
-# An affine flow can be the posterior, and is compiled fast; the default one needs more.
-LEARNING = {
-    "affine": {
-        "num_simulations": 10_000,
-        "flow": fd.MAF,
-        "flow_options": {"num_layers": 1, "hidden_sizes": (16,)},
-        "fit_options": {"max_epochs": 40, "learning_rate": 5e-3, "progress": False},
-    },
-    "default": {
-        "num_simulations": 20_000,
-        "flow_options": {"num_layers": 2, "hidden_sizes": (32, 32)},
-        "fit_options": {"max_epochs": 20, "progress": False},
-    },
-}
 
 
 @pytest.fixture(
@@ -70,7 +35,7 @@ LEARNING = {
     params=["affine", pytest.param("default", marks=[pytest.mark.slow, pytest.mark.heavy])],
 )
 def learned(request):
-    return fd.amortize(jax.random.key(0), gaussian, observed="x", **LEARNING[request.param])
+    return fd.npe(jax.random.key(0), gaussian, observed="x", **LEARNING[request.param])
 
 
 def test_closed_form_posterior_at_once_for_all_data(learned, key):
@@ -92,7 +57,7 @@ def test_calibrated(learned, key):
     theta, x = fd.Simulator(gaussian, observed="x").draw(key, 300)
     result = expected_coverage(key, posterior.flow, theta, x, num_draws=200)
     assert fd.uniformity_pvalues({"level": result.ranks}, 200)["level"] > P_VALUE
-    ranks = fd.calibration_ranks(
+    ranks = fd.sbc_ranks(
         key,
         gaussian,
         lambda key, data: sample(posterior, key, data, 99),
@@ -106,9 +71,9 @@ def test_calibrated(learned, key):
 
 @pytest.fixture(scope="module")
 def boxed():
-    """The default flow, hardly trained."""
+    """The default flow after a short training."""
     options = {**TINY, "flow": fd.NSF}
-    return fd.amortize(jax.random.key(0), box, observed="x", num_simulations=300, **options).flow
+    return fd.npe(jax.random.key(0), box, observed="x", num_simulations=300, **options).flow
 
 
 DATA = {"x": np.array([[0.0, 0.0], [50.0, -80.0]])}
@@ -123,27 +88,13 @@ def test_draws_never_leave_the_prior(boxed, key):
 
 def test_saved_and_put_back(boxed, key, tmp_path):
     fd.save(tmp_path / "posterior", boxed.flow)
-    loaded = fd.SiteFlow(fd.load(tmp_path / "posterior"), boxed.events, boxed.contexts)
+    loaded = fd.ConditionalSiteFlow(fd.load(tmp_path / "posterior"), boxed.events, boxed.contexts)
     first, second = (sample(posterior, key, DATA, 5000) for posterior in (boxed, loaded))
     np.testing.assert_array_equal(first["theta"], second["theta"])
 
 
-@pytest.fixture
-def given(monkeypatch):
-    """What a fit is given, of which the flow comes back as it is."""
-    seen = {}
-
-    def fit_to(key, flow, events, contexts, options):
-        seen.update(events=np.asarray(events), contexts=np.asarray(contexts))
-        return fd.training.FitResult(flow.flow, None)
-
-    # The module, which the function of that name hides.
-    monkeypatch.setattr(importlib.import_module("flowdists.sbi.amortize"), "fit_to", fit_to)
-    return seen
-
-
 def test_what_is_not_asked_for_is_averaged_over(given, key):
-    posterior, _ = fd.amortize(key, box, observed="x", latents="theta", num_simulations=300, **TINY)
+    posterior, _ = fd.npe(key, box, observed="x", latents="theta", num_simulations=300, **TINY)
     assert given["events"].shape == given["contexts"].shape == (300, 2)
     assert posterior.events.names == ("theta",)
 
@@ -156,10 +107,10 @@ def points():
 
 @pytest.fixture(scope="module")
 def of_sets():
-    """A posterior given sets of points, and the network that it began with."""
+    """A posterior given sets of points, and its network before training."""
     network = fd.DeepSets(jax.random.key(0), 2, 4, hidden_sizes=(8,))
     options = {"num_simulations": 300, "embedding": network, **TINY}
-    return fd.amortize(jax.random.key(0), points, observed="x", **options).flow, network
+    return fd.npe(jax.random.key(0), points, observed="x", **options).flow, network
 
 
 def test_an_embedding_sees_the_datas_own_shape(of_sets):
@@ -182,14 +133,14 @@ def test_saved_with_an_embedding(of_sets, key, tmp_path):
         **SMALL,
     )
     flow = fd.load(tmp_path / "posterior", like=like)
-    loaded = fd.SiteFlow(flow, posterior.events, posterior.contexts)
+    loaded = fd.ConditionalSiteFlow(flow, posterior.events, posterior.contexts)
     first, second = (sample(p, key, np.ones((5, 2)), 4) for p in (posterior, loaded))
     np.testing.assert_array_equal(first["loc"], second["loc"])
 
 
 def test_a_foreign_embedding_and_another_flow(key):
     network = eqx.nn.MLP(4, 3, width_size=8, depth=1, key=key)
-    posterior, _ = fd.amortize(
+    posterior, _ = fd.npe(
         key, gaussian, observed="x", num_simulations=300, embedding=network, **TINY
     )
     assert posterior.flow.recipe.name == "MAF"
@@ -200,7 +151,7 @@ def test_a_foreign_embedding_and_another_flow(key):
 def untrained():
     simulator = fd.Simulator(gaussian, observed="x")
     flow = fd.MAF(jax.random.key(0), (1,), context_shape=(4,), **SMALL)
-    return fd.SiteFlow(flow, simulator.latents, simulator.data)
+    return fd.ConditionalSiteFlow(flow, simulator.latents, simulator.data)
 
 
 def test_one_compilation_for_new_data(key):
@@ -209,22 +160,6 @@ def test_one_compilation_for_new_data(key):
     five(posterior, np.ones(4))
     five(jax.tree.map(lambda leaf: leaf + 0.1, posterior), np.zeros(4))
     assert five._cache_size() == 1
-
-
-def test_a_learned_likelihood_in_a_model(key):
-    likelihood, _ = fd.amortize_likelihood(key, gaussian, observed="x", **LEARNING["affine"])
-    x = np.array([90.0, 110.0, 95.0, 80.0])
-
-    def model():
-        loc = numpyro.sample("loc", dist.Normal(100.0, 20.0))
-        numpyro.sample("x", likelihood.condition({"loc": loc}), obs=x)
-
-    mcmc = MCMC(NUTS(model), num_warmup=300, num_samples=1000, progress_bar=False)
-    mcmc.run(key)
-    mean, deviation = exact(x)
-    draws = np.asarray(mcmc.get_samples()["loc"])
-    assert abs(draws.mean() - mean) < 0.4 * deviation
-    assert abs(draws.std() / deviation - 1) < 0.3
 
 
 UNCONDITIONAL = fd.Flow(fd.StandardNormal((1,)), fd.Reverse((1,)))
@@ -241,7 +176,7 @@ MISUSE = {
 def test_misuse(case, key):
     options, kind, message = MISUSE[case]
     with pytest.raises(kind, match=message):
-        fd.amortize(key, gaussian, **{"observed": "x", "num_simulations": 50, **options})
+        fd.npe(key, gaussian, **{"observed": "x", "num_simulations": 50, **options})
 
 
 def test_misuse_of_a_posterior(key):
@@ -254,7 +189,7 @@ def test_misuse_of_a_posterior(key):
         with pytest.raises(ValueError, match=message):
             untrained().sample(key, data)
     other = jax.eval_shape(lambda key: fd.MAF(key, (2,), context_shape=(4,), **SMALL), key)
-    with pytest.raises(ValueError, match="SiteFlow"):
+    with pytest.raises(ValueError, match="ConditionalSiteFlow"):
         untrained().replace(flow=other)
 
 
@@ -263,10 +198,8 @@ def test_a_simulator_that_gives_nan_is_an_error(key):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
         numpyro.sample("x", dist.Delta(jnp.log(z)))
 
-    with pytest.raises(ValueError, match=r"amortize: .* in 'x' in \d+ of 50 .*drop"):
-        fd.amortize(key, broken, observed="x", num_simulations=50, **TINY)
-    with pytest.raises(ValueError, match=r"amortize_likelihood: .* in 'x' in \d+ of 50 .*bias"):
-        fd.amortize_likelihood(key, broken, observed="x", num_simulations=50, **TINY)
+    with pytest.raises(ValueError, match=r"npe: .* in 'x' in \d+ of 50 .*drop"):
+        fd.npe(key, broken, observed="x", num_simulations=50, **TINY)
 
 
 @pytest.mark.parametrize("loc", [0.0, -10.0])
@@ -276,7 +209,7 @@ def test_simulations_with_nan_can_be_left_out(loc, given, key):
         numpyro.sample("x", dist.Delta(jnp.log(z)))
 
     def learn():
-        return fd.amortize(key, broken, observed="x", num_simulations=400, invalid="drop", **TINY)
+        return fd.npe(key, broken, observed="x", num_simulations=400, invalid="drop", **TINY)
 
     if loc == -10.0:
         with pytest.raises(ValueError, match="0 of 400 are left"):
@@ -301,24 +234,4 @@ def test_a_prior_that_draws_nan_is_an_error(key):
         numpyro.sample("x", dist.Normal(0.0, 1.0))
 
     with pytest.raises(ValueError, match=r"prior .*'z' in 50 of 50"):
-        fd.amortize(key, broken, observed="x", num_simulations=50, invalid="drop", **TINY)
-
-
-def test_a_likelihood_has_the_datas_support(given, key):
-    def positive():
-        rate = numpyro.sample("rate", dist.Uniform(0.5, 2.0))
-        numpyro.sample("x", dist.Exponential(rate).expand([2]).to_event(1))
-
-    likelihood, _ = fd.amortize_likelihood(key, positive, observed="x", num_simulations=200, **TINY)
-    conditioned = likelihood.condition({"rate": 1.0})
-    draws = np.asarray(jax.jit(conditioned.sample, static_argnums=1)(key, (1000,)))
-    assert (draws > 0).all() and conditioned.support(np.ones(2))
-
-
-def test_a_likelihood_of_discrete_data_is_an_error(key):
-    def counts():
-        rate = numpyro.sample("rate", dist.Uniform(0.5, 2.0))
-        numpyro.sample("x", dist.Poisson(rate).expand([2]).to_event(1))
-
-    with pytest.raises(ValueError, match=r"continuous.*'x'.*dequantize"):
-        fd.amortize_likelihood(key, counts, observed="x", num_simulations=50, **TINY)
+        fd.npe(key, broken, observed="x", num_simulations=50, invalid="drop", **TINY)

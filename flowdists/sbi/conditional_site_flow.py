@@ -1,4 +1,4 @@
-"""A conditional flow between the sites of a model: a posterior, or a likelihood."""
+"""A conditional flow between the sites of a model: a posterior or a likelihood."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from flowdists.sbi.sites import Sites, Values
 Array = jax.Array
 
 
-class SiteFlow:
-    """A conditional flow whose events are the values of some sites, given those of others.
+class ConditionalSiteFlow:
+    """A conditional flow of the values of some sites, given the values of others.
 
-    A pytree whose leaves are the flow's. To keep it, :func:`~flowdists.save` the ``flow``; what is
-    loaded is put back together with the sites of a :class:`~flowdists.Simulator`, as below.
+    The posterior that :func:`~flowdists.npe` or :func:`~flowdists.tsnpe` learns, and the likelihood
+    that :func:`~flowdists.nle` learns. Values go in and come out as a dict by site.
+
+    It is a pytree with the leaves of the flow. To save it, :func:`~flowdists.save` the ``flow``.
+    After loading, combine the flow with the sites of a :class:`~flowdists.Simulator`, as below.
 
     Args:
-      flow: a flow of the vector of ``events``, whose contexts are those of ``contexts``.
+      flow: a conditional flow whose event is the vector of ``events``, and whose context is the
+        value or the vector of ``contexts``.
       events: the sites whose density this is.
-      contexts: the sites that it is given.
+      contexts: the sites that the density is given.
 
     Raises:
-      ValueError: if the flow does not have their shapes.
+      ValueError: if the shapes of the flow do not fit the sites.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -34,7 +38,7 @@ class SiteFlow:
     ...     numpyro.sample("x", dist.Normal(loc, 1.0).expand([2]).to_event(1))
     >>> simulator = Simulator(model, observed="x")
     >>> flow = MAF(jax.random.key(0), (1,), context_shape=(2,), num_layers=1, hidden_sizes=(8,))
-    >>> posterior = SiteFlow(flow, simulator.latents, simulator.data)
+    >>> posterior = ConditionalSiteFlow(flow, simulator.latents, simulator.data)
     >>> posterior.log_prob({"loc": 0.5}, {"x": jnp.zeros((7, 2))}).shape
     (7,)
     """
@@ -49,20 +53,21 @@ class SiteFlow:
         self.contexts = contexts
         if flow.event_shape != (events.size,):
             raise ValueError(
-                f"SiteFlow: `flow` must have events of shape ({events.size},), got "
+                f"ConditionalSiteFlow: `flow` must have events of shape ({events.size},), got "
                 f"{flow.event_shape}"
             )
         if flow.context_shape not in (contexts.shape, (contexts.size,)):
             raise ValueError(
-                f"SiteFlow: `flow` must take contexts of shape {contexts.shape}, got "
+                f"ConditionalSiteFlow: `flow` must take contexts of shape {contexts.shape}, got "
                 f"{flow.context_shape}"
             )
 
     def condition(self, given: Any) -> Flow:
-        """The flow of the vector of events, an ordinary NumPyro distribution.
+        """The density of the vector of events, as a NumPyro distribution.
 
         Args:
-          given: values ``(*batch, *site_shape)`` by site; of an only site, the value itself.
+          given: values ``(*batch, *site_shape)`` by site; or the value itself, if there is only one
+            site.
 
         Returns:
           A :class:`~flowdists.Flow` with batch shape ``batch``.
@@ -70,7 +75,7 @@ class SiteFlow:
         Raises:
           ValueError: if a site is missing, has another shape, or is NaN.
         """
-        return self.flow.condition(self.context("SiteFlow.condition", given))
+        return self.flow.condition(self.context("ConditionalSiteFlow.condition", given))
 
     def sample(self, key: Array, given: Any, sample_shape: tuple[int, ...] = ()) -> Values:
         """Draw values by site, each ``(*sample_shape, *batch, *site_shape)``.
@@ -84,19 +89,22 @@ class SiteFlow:
 
     def log_prob(self, values: Any, given: Any) -> Array:
         """Log-density in nats of values by site, ``(*sample_shape, *batch)``."""
-        return self.condition(given).log_prob(self.events.pack("SiteFlow.log_prob", values))
+        return self.condition(given).log_prob(
+            self.events.pack("ConditionalSiteFlow.log_prob", values)
+        )
 
     def context(self, caller: str, given: Any) -> Array:
-        """Values by site as contexts of the flow."""
+        """The contexts of the flow that values by site stand for."""
         vector = self.contexts.pack(caller, given)
         return vector.reshape(*vector.shape[:-1], *self.flow.context_shape)
 
-    def replace(self, *, flow: ConditionalFlow) -> SiteFlow:
-        """The same with another flow of these shapes."""
-        return SiteFlow(flow, self.events, self.contexts)
+    def replace(self, *, flow: ConditionalFlow) -> ConditionalSiteFlow:
+        """A copy with another flow of the same shapes."""
+        return ConditionalSiteFlow(flow, self.events, self.contexts)
 
     def __repr__(self) -> str:
-        return f"SiteFlow({', '.join(self.events.names)} | {', '.join(self.contexts.names)})"
+        events, contexts = (", ".join(sites.names) for sites in (self.events, self.contexts))
+        return f"ConditionalSiteFlow({events} | {contexts})"
 
 
-make_pytree_class(SiteFlow)
+make_pytree_class(ConditionalSiteFlow)

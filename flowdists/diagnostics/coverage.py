@@ -1,4 +1,4 @@
-"""Whether the credible regions of a conditional density hold as much as they promise."""
+"""The expected coverage of the highest-density regions of a conditional density."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from flowdists import _check
 from flowdists.conditional_flow import ConditionalFlow
-from flowdists.metrics._draws import check_finite
+from flowdists.diagnostics._two_sets import check_finite
+from flowdists.diagnostics.sbc import rank_among
 
 Array = jax.Array
 
@@ -21,12 +22,12 @@ class CoverageResult(NamedTuple):
 
     Attributes:
       ranks: for each pair, how many draws have a higher density than the true value; ints from 0 to
-        ``num_draws``, ``(n,)``. Uniform if the flow is calibrated, which
-        :func:`~flowdists.uniformity_pvalues` tests.
-      num_draws: how many draws there were of each pair.
+        ``num_draws``, ``(n,)``. They are uniform if the flow is calibrated;
+        :func:`~flowdists.uniformity_pvalues` tests that.
+      num_draws: how many draws there were for each pair.
 
     >>> import numpy as np
-    >>> from flowdists.metrics import CoverageResult
+    >>> from flowdists.diagnostics import CoverageResult
     >>> even = CoverageResult(ranks=np.arange(100) % 10, num_draws=9)
     >>> even.coverage([0.5, 0.9])
     array([0.5, 0.9])
@@ -37,17 +38,17 @@ class CoverageResult(NamedTuple):
 
     @property
     def credibility(self) -> np.ndarray:
-        """Level of the smallest region of highest density that holds the true value, ``(n,)``."""
+        """Level of the smallest highest-density region that holds the true value, ``(n,)``."""
         return self.ranks / self.num_draws
 
     def coverage(self, nominal: Any) -> np.ndarray:
-        r"""The share of pairs whose region of highest density, of a given level, holds the truth.
+        r"""The fraction of pairs whose highest-density region of a level holds the true value.
 
-        Of a calibrated flow it is the level itself, in expectation, whatever the number of draws:
-        each rank stands for an interval of levels, ``rank / (num_draws + 1)`` to
-        ``(rank + 1) / (num_draws + 1)``, and counts in part where the nominal level is within. Its
-        standard error is then :math:`\sqrt{a (1 - a) / n}` at level a. Below the level: the flow
-        is too narrow, or in the wrong place; above: too wide.
+        For a calibrated flow its expectation is the level itself, for any number of draws: each
+        rank stands for the interval of levels from ``rank / (num_draws + 1)`` to
+        ``(rank + 1) / (num_draws + 1)``, and counts as a fraction if the nominal level is inside.
+        The standard error is then :math:`\sqrt{a (1 - a) / n}` at level a. A flow with coverage
+        below the level is too narrow or in the wrong place; above the level, it is too wide.
 
         Args:
           nominal: levels from 0 to 1, any shape.
@@ -62,8 +63,8 @@ class CoverageResult(NamedTuple):
         if not ((levels >= 0) & (levels <= 1)).all():
             raise ValueError(f"coverage: `nominal` must be from 0 to 1, got {nominal}")
         counts = np.bincount(self.ranks, minlength=self.num_draws + 1)
-        shares = np.append(0.0, np.cumsum(counts)) / len(self.ranks)
-        return np.interp(levels, np.linspace(0, 1, self.num_draws + 2), shares)
+        fractions = np.append(0.0, np.cumsum(counts)) / len(self.ranks)
+        return np.interp(levels, np.linspace(0, 1, self.num_draws + 2), fractions)
 
 
 def expected_coverage(
@@ -75,38 +76,39 @@ def expected_coverage(
     num_draws: int = 1000,
     batch_size: int = 32,
 ) -> CoverageResult:
-    """How often regions of highest density hold the true value, over pairs of value and context.
+    """How often highest-density regions hold the true value, over pairs of value and context.
 
-    For each pair of the joint distribution, the share of the flow's draws given the context whose
-    density exceeds that of the value: the credibility of the smallest region of highest density
-    that holds it. These are uniform if the flow is the conditional distribution (Hermans, Delaunoy,
-    Rozet, Wehenkel, Begy and Louppe 2022, "A trust crisis in simulation-based inference?";
-    Deistler, Goncalves and Macke 2022, "Truncated proposals for scalable and hassle-free
-    simulation-based inference").
+    The pairs are drawn from the joint distribution. For each pair, this counts the draws of the
+    flow given the context that have a higher density than the value. Their fraction is the
+    credibility of the smallest highest-density region that holds the value. It is uniform if the
+    flow is the conditional distribution (Hermans, Delaunoy, Rozet, Wehenkel, Begy and Louppe 2022,
+    https://arxiv.org/abs/2110.06581; by draws, Deistler, Gonçalves and Macke 2022,
+    https://arxiv.org/abs/2210.04815).
 
-    Regions are joint, of all elements at once, where :func:`~flowdists.calibration_ranks` looks at
-    each element by itself. Like that test it is necessary, not sufficient: a flow that ignores the
-    context and is the marginal distribution of ``x`` passes.
+    The regions are joint, of all elements at once; :func:`~flowdists.sbc_ranks` tests each element
+    by itself. Both tests are necessary, but not sufficient: a flow that ignores the context and is
+    the marginal distribution of ``x`` passes.
 
     Args:
       key: PRNG key.
       flow: the conditional density.
-      x: values, ``(n, *event_shape)``, each drawn together with its context, and none that the flow
-        was trained on.
+      x: values, ``(n, *event_shape)``, each drawn together with its context. The flow must not have
+        been trained on them.
       context: contexts, ``(n, *context_shape)``; labels ``(n,)`` for a flow with classes.
-      num_draws: how many draws from the flow for each pair. Only that many plus one levels can be
-        told apart.
+      num_draws: how many draws from the flow for each pair: the credibility is known to one part in
+        this number.
       batch_size: how many pairs are computed at a time. The ranks do not depend on it.
 
     Returns:
-      The ranks; ties, as of a flow of constant density, are broken at random.
+      The ranks; ties, as of a flow with constant density, are broken at random.
 
     Raises:
       TypeError: for arguments of the wrong kind.
       ValueError: if shapes do not fit, or values or contexts are not finite.
-      FloatingPointError: if a density is NaN; it says of how many pairs, and of which first.
+      FloatingPointError: if a density is NaN; the error says for how many pairs, and which is the
+        first.
 
-    >>> from flowdists.metrics import expected_coverage
+    >>> from flowdists.diagnostics import expected_coverage
     >>> layer = AffineCoupling(jax.random.key(0), (2,), context_shape=(1,))  # the identity
     >>> flow = ConditionalFlow(StandardNormal((2,)), layer)
     >>> x, context = jax.random.normal(jax.random.key(1), (500, 2)), jnp.ones((500, 1))
@@ -139,7 +141,7 @@ def expected_coverage(
     if undefined.any():
         raise FloatingPointError(
             f"{caller}: the density is NaN at {int(undefined.sum())} of {len(x)} values of `x`, or "
-            f"among their draws; first of the one at index {int(undefined.argmax())}"
+            f"at their draws; the first is at index {int(undefined.argmax())}"
         )
     return CoverageResult(np.asarray(ranks), num_draws)
 
@@ -160,9 +162,7 @@ def _ranks(
         conditioned = flow.condition(context)
         _, others = conditioned.sample_and_log_prob(draw_key, (num_draws,))
         own = conditioned.log_prob(x)
-        equal = jnp.sum(others == own)
-        above = jnp.sum(others > own) + jax.random.randint(tie_key, (), 0, equal + 1)
-        return above, jnp.isnan(own) | jnp.isnan(others).any()
+        return rank_among(tie_key, -own, -others), jnp.isnan(own) | jnp.isnan(others).any()
 
     keys = jax.random.split(key, len(x))
     return jax.lax.map(rank, (keys, x, context), batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Draws that the model gives no weight, weights without a tail, and densities without a value."""
+"""Draws of weight zero, weights without a tail, and densities that are NaN or infinite."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import pytest
 from numpyro import handlers
 from scipy import stats
 
-from flowdists.infer import importance
+from flowdists.diagnostics import importance_sampling
 from tests.tolerances import AGREE_F32, ROUND_TRIP_F32, STANDARD_ERRORS
 
 KEY = jax.random.key(0)
@@ -25,7 +25,7 @@ class TestSupport:
         def guide():
             numpyro.sample("z", dist.Normal(0.5, 0.4).expand([2]).to_event(1))
 
-        result = importance(KEY, model, guide, {})
+        result = importance_sampling(KEY, model, guide, {})
         z = np.asarray(result.samples["z"])
         inside = ((z >= 0) & (z <= 1)).all(1)
         assert 0 < inside.sum() < 4000
@@ -37,7 +37,7 @@ class TestSupport:
         assert ((drawn >= 0) & (drawn <= 1)).all()
 
     def test_counts_and_signs_are_inside_or_not(self):
-        """Of two elements of a plate one outside is enough.
+        """One of two elements of a plate outside is enough.
 
         Without NumPyro's validation the density of an exponential distribution goes on there.
         """
@@ -52,7 +52,7 @@ class TestSupport:
             with numpyro.plate("plate", 2):
                 numpyro.sample("s", dist.Normal(1.0, 1.0))
 
-        result = importance(KEY, model, guide, {})
+        result = importance_sampling(KEY, model, guide, {})
         is_outside = (np.asarray(result.samples["s"]) <= 0).any(1)
         np.testing.assert_array_equal(result.log_weights == -np.inf, is_outside)
 
@@ -67,7 +67,7 @@ class TestSupport:
         def guide():
             numpyro.sample("p", Rounded(jnp.ones(3), validate_args=False))
 
-        result = importance(KEY, model, guide, {}, num_samples=100)
+        result = importance_sampling(KEY, model, guide, {}, num_samples=100)
         assert np.isfinite(result.log_weights).all()
 
     def test_no_draw_inside(self):
@@ -78,7 +78,7 @@ class TestSupport:
             numpyro.sample("z", dist.Normal(-50.0, 1.0))
 
         with pytest.raises(ValueError, match="none of 4000 draws"):
-            importance(KEY, model, guide, {})
+            importance_sampling(KEY, model, guide, {})
 
     @pytest.mark.filterwarnings("ignore:.*k-hat")
     def test_a_masked_site_has_no_bounds(self):
@@ -89,7 +89,7 @@ class TestSupport:
         def guide():
             numpyro.sample("z", NORMAL)
 
-        result = importance(KEY, model, guide, {}, num_samples=50)
+        result = importance_sampling(KEY, model, guide, {}, num_samples=50)
         expected = -stats.norm.logpdf(result.samples["z"])
         np.testing.assert_allclose(result.log_weights, expected, rtol=ROUND_TRIP_F32)
 
@@ -103,12 +103,12 @@ class TestSupport:
         def guide():
             numpyro.sample("z", NORMAL)
 
-        result = importance(KEY, model, guide, {}, num_samples=50)
+        result = importance_sampling(KEY, model, guide, {}, num_samples=50)
         np.testing.assert_allclose(result.log_weights, 0.0, atol=AGREE_F32)
 
 
 class TestTail:
-    """K-hat where there is no tail to fit."""
+    """K-hat if there is no tail to fit."""
 
     @pytest.mark.filterwarnings("ignore:.*k-hat")
     # A fifth of the draws, rounded up, or three times the square root of their number.
@@ -119,7 +119,7 @@ class TestTail:
 
         def above(low):
             model = lambda: numpyro.sample("z", dist.Uniform(low, 100.0))
-            return importance(KEY, model, guide, {}, num_samples=size)
+            return importance_sampling(KEY, model, guide, {}, num_samples=size)
 
         z = np.sort(above(-100.0).samples["z"])[::-1]
         few, enough = (above(float(z[n - 1 : n + 1].mean())) for n in (tail, tail + 1))
@@ -135,7 +135,7 @@ class TestTail:
             numpyro.sample("z", dist.Normal(-2.0, 1.0))
 
         with pytest.warns(UserWarning, match="inf"):
-            assert importance(KEY, model, guide, {}).khat == np.inf
+            assert importance_sampling(KEY, model, guide, {}).khat == np.inf
 
     @pytest.mark.filterwarnings("ignore:.*k-hat")
     @pytest.mark.parametrize("number", [1, 20])
@@ -146,7 +146,7 @@ class TestTail:
     def test_rounding_is_in_units_of_the_largest_density(
         self, model_factor, guide_factor, magnitude, number
     ):
-        """Of 100 draws at most those in the tail have another weight; eight units are equal."""
+        """At most the tail of 100 draws has another weight; up to eight units count as equal."""
 
         def guide(threshold, difference):
             u = numpyro.sample("u", dist.Uniform(0.0, 1.0))
@@ -158,12 +158,12 @@ class TestTail:
             numpyro.factor("difference", jnp.where(u < threshold, difference, 0.0))
 
         def smaller(u, threshold):
-            """What half of the densities in the tail are smaller by, of both programs."""
+            """Makes half of the densities in the tail smaller, in both programs."""
             return jnp.where(u < threshold / 2, -model_factor / 2, 0.0)
 
         def weigh(threshold, units):
             arguments = threshold, units * EPS * magnitude
-            return importance(KEY, model, guide, {}, *arguments, num_samples=100)
+            return importance_sampling(KEY, model, guide, {}, *arguments, num_samples=100)
 
         u = np.sort(weigh(0.0, 0.0).samples["u"])
         threshold = float(u[number - 1 : number + 1].mean())
@@ -172,7 +172,7 @@ class TestTail:
 
 
 class TestUndefined:
-    """An error names the site, and how many draws it is about."""
+    """An error names the site and the number of draws."""
 
     @staticmethod
     def standard():
@@ -180,7 +180,7 @@ class TestUndefined:
 
     def words(self, model, guide):
         with pytest.raises(FloatingPointError) as raised:
-            importance(KEY, model, guide, {})
+            importance_sampling(KEY, model, guide, {})
         words = str(raised.value)
         return words, int(words.split(" of ")[0].split()[-1])
 
@@ -209,7 +209,7 @@ class TestUndefined:
         assert "model site" not in words
 
     def test_a_draw_that_is_nan_in_part(self):
-        """NumPyro's density of a uniform distribution at NaN is a number."""
+        """The density of a uniform distribution at NaN is a number in NumPyro."""
 
         def model():
             with numpyro.plate("plate", 2):

@@ -1,4 +1,4 @@
-"""The accuracy of a classifier that tells two sets of draws apart."""
+"""The classifier two-sample test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.metrics._draws import two_sets
+from flowdists.diagnostics._two_sets import two_sets
 
 Array = jax.Array
 
@@ -25,28 +25,30 @@ def c2st(
 ) -> float:
     r"""Accuracy of a classifier two-sample test: 0.5 for equal distributions, 1 for separate ones.
 
-    The mean accuracy, over the held-out folds of a cross-validation, of a network that is trained
-    to tell the two sets apart (Friedman 2003, "On multivariate goodness-of-fit and two-sample
-    testing"; Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests"). With the settings
-    of Lueckmann, Boelts, Greenberg, Gonçalves and Macke 2021, "Benchmarking simulation-based
-    inference": two hidden layers of ten ReLU units for each dimension, trained by Adam until the
-    loss stalls, in single precision, with the draws standardized by mean and standard deviation of
-    the first set. For values comparable with the benchmark's, give the reference posterior as
-    ``x``, and 10,000 draws of each.
+    The classifier two-sample test (C2ST; Friedman 2003, "On multivariate goodness-of-fit and
+    two-sample testing"; Lopez-Paz and Oquab 2017, https://arxiv.org/abs/1610.06545) trains a
+    network to tell the two sets apart, and returns its mean accuracy over the held-out folds of a
+    cross-validation.
 
-    The accuracy estimates a lower bound of :math:`(1 + TV) / 2`, with TV the total variation
-    distance. Between equal distributions its standard error is about
-    :math:`1 / (2 \sqrt{2 n})` for n draws of each.
+    The settings are those of the benchmark of Lueckmann, Boelts, Greenberg, Gonçalves and Macke
+    2021, https://arxiv.org/abs/2101.04653: two hidden layers of ten ReLU units for each dimension,
+    trained by Adam until the loss stalls, in single precision. The draws are standardized by the
+    mean and the standard deviation of the first set. For values that compare with the benchmark,
+    give the reference posterior as ``x``, and 10,000 draws of each.
 
-    Needs scikit-learn, which ``pip install flowdists[examples]`` brings.
+    The accuracy estimates a lower bound of :math:`(1 + TV) / 2`, where TV is the total variation
+    distance. Between equal distributions its standard error is about :math:`1 / (2 \sqrt{2 n})` for
+    n draws of each.
+
+    It needs scikit-learn, which ``pip install flowdists[examples]`` installs.
 
     Args:
-      key: PRNG key, for the folds, the network's start and its minibatches.
+      key: PRNG key, for the folds, the initial network and its minibatches.
       x: draws of the reference, ``(n, *event_shape)``.
       y: draws to compare with it, ``(n, *event_shape)``.
       num_folds: number of folds, at least 2.
-      max_iter: the most epochs of training.
-      max_draws: of each set that is larger, use this many draws, chosen at random.
+      max_iter: how many epochs to train for at most.
+      max_draws: how many draws of each set to use at most, chosen at random.
 
     Returns:
       The accuracy, from 0 to 1.
@@ -55,9 +57,9 @@ def c2st(
       ImportError: without scikit-learn.
       TypeError: for arguments of the wrong kind.
       ValueError: if shapes do not fit, values are not finite, an element of ``x`` is constant, or
-        the sets differ in size: guessing the larger one would pass for telling them apart.
+        the sets differ in size, where guessing the larger one would score above 0.5.
 
-    >>> from flowdists.metrics import c2st
+    >>> from flowdists.diagnostics import c2st
     >>> x = jax.random.normal(jax.random.key(0), (100, 2))
     >>> c2st(jax.random.key(1), x, x + 9.0)
     1.0
@@ -66,7 +68,7 @@ def c2st(
     key = _check.key(caller, key)
     num_folds = _check.positive_int(caller, "num_folds", num_folds, least=2)
     max_iter = _check.positive_int(caller, "max_iter", max_iter)
-    x, y = two_sets(caller, x, y, least=num_folds)
+    x, y = two_sets(caller, x, y, min_draws=num_folds)
     if max_draws is not None:
         max_draws = _check.positive_int(caller, "max_draws", max_draws, least=num_folds)
         key, *keys = jax.random.split(key, 3)
@@ -74,7 +76,7 @@ def c2st(
     if len(x) != len(y):
         raise ValueError(
             f"{caller}: `x` and `y` must be sets of equal size, got {len(x)} and {len(y)} draws; "
-            "`max_draws` cuts both down"
+            "`max_draws` makes both as small"
         )
     try:
         from sklearn.model_selection import KFold, cross_val_score

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowdists.metrics import sliced_wasserstein
+from flowdists.diagnostics import sliced_wasserstein
 from tests.tolerances import (
     AGREE_F32,
     FINITE_DIFFERENCE_F64,
@@ -30,10 +30,10 @@ class TestOneDimension:
             expected = stats.wasserstein_distance(x, y)
             np.testing.assert_allclose(given, expected, rtol=ROUND_TRIP_F64)
 
-    # The order and the merging of the steps do not know of each other.
+    # The order does not interact with the merging of steps: a few combinations are enough.
     @pytest.mark.parametrize(("n", "m", "p"), [*((*s, 1.5) for s in SIZES), (6, 9, 2), (6, 9, 4)])
     def test_any_order_by_repetition(self, key, n, m, p, x64):
-        """Draws that are repeated have the same distribution, and can be of one number."""
+        """Repeating the draws does not change their distribution, and makes the sizes equal."""
         x, y = draws(0, n, (1,)), draws(1, m, (1,))
         size = np.lcm(n, m)
         gaps = np.sort(np.repeat(x, size // n)) - np.sort(np.repeat(y, size // m))
@@ -55,7 +55,7 @@ class TestTranslations:
             np.testing.assert_allclose(given, expected, rtol=ROUND_TRIP_F64)
 
     def test_in_all_directions(self, key, x64):
-        """The cosine's square is beta distributed: mean 1/d, variance 2 (d-1) / (d^2 (d+2))."""
+        """The squared cosine is beta distributed: mean 1/d, variance 2 (d-1) / (d^2 (d+2))."""
         number, d, length = 10_000, 3, self.shift @ self.shift
         x = draws(0, 5)
         given = sliced_wasserstein(key, x, x + self.shift, num_projections=number)
