@@ -65,7 +65,8 @@ def as_conditioner(
     # More inputs than a row has pixels: a network of vectors would take contexts for pixels.
     batch = 1 + math.prod(in_shape[-2:-1])
     *rest, in_size = in_shape
-    wanted = f"map arrays of shape {(*rest, in_size + context_size)} to {(*rest, out_size)}"
+    given = f"{(*rest, in_size + context_size)}{', context included,' if context_size else ''}"
+    wanted = f"map arrays of shape {given} to {(*rest, out_size)}"
     context = jax.ShapeDtypeStruct((batch, context_size), float) if context_size else None
     output = dry_run(f"{caller}: `conditioner` must {wanted}", network, (batch, *in_shape), context)
     if output.shape != (batch, *rest, out_size):
@@ -102,7 +103,8 @@ def dry_run(wanted: str, function: Callable[..., Any], shape: Shape, *others: An
     try:
         return jax.eval_shape(lambda *args: function(*args), first, *others)
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{wanted}; calling it failed") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{wanted}; calling it failed: {reason}") from error
 
 
 def over_batch(function: Callable[[Array], Array], x: Array, ndims: int) -> Array:

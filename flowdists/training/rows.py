@@ -92,6 +92,7 @@ def check_rows(
 
 def _check_x(flow: AnyFlow, transform: Transform | None, argument: str, value: Any) -> Array:
     if transform is None:
+        flow.bijector.check_data("fit", argument, value)
         x = _check.float_array("fit", argument, value)
         wanted = ", ".join(["n", *map(str, flow.event_shape)])
     else:
@@ -103,9 +104,7 @@ def _check_x(flow: AnyFlow, transform: Transform | None, argument: str, value: A
         raise ValueError(f"fit: `{argument}` is empty, expected at least one row")
     if jnp.issubdtype(x.dtype, jnp.floating):
         _check_finite(argument, x)
-    if transform is None:
-        flow.bijector.check_data("fit", argument, x)
-    else:
+    if transform is not None:
         _check_transformed(flow, transform, argument, x)
     return x
 

@@ -23,7 +23,7 @@ random_affine = functools.partial(random_flow_module, "f", AFFINE)
 MISUSE = {
     "nothing to train": (lambda: flow_module("f", fd.Reverse((2,))), ["flow", "Reverse"]),
     "a number": (lambda: flow_module("f", 3.0), ["flow", "float"]),
-    "foreign": (lambda: flow_module("f", fd.to_support(constraints.positive)), ["Foreign"]),
+    "foreign": (lambda: flow_module("f", fd.to_support(constraints.positive)), ["Support"]),
     "name": (lambda: flow_module(AFFINE, "f"), ["name", "string", "Affine"]),
     "options": (lambda: flow_module("f", AFFINE, num_layers=2), ["num_layers", "Affine"]),
     "option": (lambda: flow_module("f", fd.MAF, event_shape=(2,), depth=2), ["MAF", "depth"]),
