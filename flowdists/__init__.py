@@ -41,17 +41,6 @@ from flowdists.bijectors import (
 )
 from flowdists.conditioning import given
 from flowdists.distribution import ConditionalFlow, Flow
-from flowdists.flows import (
-    IAF,
-    MAF,
-    NSF,
-    Glow,
-    Glow1D,
-    NeuralSplineFlow,
-    RealNVP,
-    RealNVPImage,
-    glow_step,
-)
 from flowdists.images import (
     DiscreteImages,
     VariationalDequantizer,
@@ -77,6 +66,17 @@ from flowdists.infer import (
 )
 from flowdists.io import load, save
 from flowdists.networks import MADE, MLP, ConvNet, DeepSets, ResidualConvNet, ResidualMLP
+from flowdists.recipes import (
+    IAF,
+    MAF,
+    NSF,
+    Glow,
+    Glow1D,
+    NeuralSplineFlow,
+    RealNVP,
+    RealNVPImage,
+    glow_step,
+)
 from flowdists.sbi import (
     Amortized,
     Simulator,

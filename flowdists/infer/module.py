@@ -12,11 +12,11 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.primitives import Messenger
 
-from flowdists._names import named_leaves
 from flowdists._pytree import is_float_array
 from flowdists.bijectors import Conditioned, Foreign
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.infer._factory import is_factory
+from flowdists.io.names import named_leaves
 
 Array = jax.Array
 Shape = tuple[int, ...]

@@ -9,7 +9,7 @@ import jax
 
 from flowdists import _check
 from flowdists.distribution import ConditionalFlow
-from flowdists.flows import NSF
+from flowdists.recipes import NSF
 from flowdists.sbi.conditional import SiteFlow
 from flowdists.sbi.invalid import INVALID, Invalid, finite_rows
 from flowdists.sbi.simulator import Simulator

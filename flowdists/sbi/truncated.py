@@ -11,7 +11,7 @@ import numpy as np
 
 from flowdists import _check
 from flowdists.distribution import ConditionalFlow, Flow
-from flowdists.flows import NSF
+from flowdists.recipes import NSF
 from flowdists.sbi.amortize import REMEDY, Options, fit_to, new_posterior
 from flowdists.sbi.conditional import SiteFlow
 from flowdists.sbi.invalid import INVALID, Invalid, finite_rows

@@ -10,9 +10,9 @@ import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 
 from flowdists._base_spec import bare_base, build_base, describe_base
-from flowdists._names import named_leaves
 from flowdists.bijectors.base import Bijector
 from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.io.names import named_leaves
 
 Array = jax.Array
 

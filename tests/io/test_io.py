@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 import pytest
 import safetensors.numpy
 
-import flowdists._container as container
+import flowdists.io.container as container
 from flowdists import (
     ActNorm,
     Affine,
@@ -25,8 +25,8 @@ from flowdists import (
     StandardUniform,
     to_support,
 )
-from flowdists.flows.recipe import RECIPES
 from flowdists.io import decode, encode, load, save
+from flowdists.recipes.registry import RECIPES
 from tests.draws import normal
 from tests.table import perturb
 

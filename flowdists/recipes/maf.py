@@ -10,8 +10,8 @@ from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.inverse import Inverse
 from flowdists.bijectors.normalization import ActNorm
-from flowdists.flows.recipe import alternate, recipe
 from flowdists.networks.base import Activation
+from flowdists.recipes.registry import alternate, recipe
 from flowdists.transformers import Affine
 
 

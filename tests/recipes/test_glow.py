@@ -10,8 +10,8 @@ from jax.scipy.stats import norm
 from numpyro.distributions import constraints
 
 import flowdists as fd
-from flowdists.flows import GLOW_SIZES
 from flowdists.networks import ConvNet, ResidualConvNet
+from flowdists.recipes import GLOW_SIZES
 from flowdists.transformers import Additive, Affine, RationalQuadratic
 from tests.draws import drawn, normal
 from tests.tolerances import AGREE_F32, LOG_DET_F64, ROUND_TRIP_F32

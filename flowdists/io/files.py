@@ -20,11 +20,11 @@ import numpy as np
 import numpyro.distributions as dist
 
 from flowdists._base_spec import BaseSpec, build_base, describe_base
-from flowdists._container import pack, unpack, write_atomically
-from flowdists._names import named_leaves
 from flowdists.bijectors.base import Bijector
 from flowdists.distribution import ConditionalFlow, Flow, Recipe
-from flowdists.flows.recipe import RECIPES
+from flowdists.io.container import pack, unpack, write_atomically
+from flowdists.io.names import named_leaves
+from flowdists.recipes.registry import RECIPES
 
 AnyFlow = Flow | ConditionalFlow
 

@@ -15,8 +15,8 @@ from flowdists.bijectors.multiscale import MultiScale
 from flowdists.bijectors.normalization import ActNorm
 from flowdists.bijectors.repeat import Memory
 from flowdists.bijectors.squeeze import Squeeze
-from flowdists.flows.recipe import alternate, check_image, recipe
 from flowdists.networks.base import Activation
+from flowdists.recipes.registry import alternate, check_image, recipe
 from flowdists.transformers import Affine
 
 

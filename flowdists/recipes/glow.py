@@ -19,8 +19,8 @@ from flowdists.bijectors.multiscale import MultiScale
 from flowdists.bijectors.normalization import ActNorm
 from flowdists.bijectors.repeat import Memory, Repeat
 from flowdists.bijectors.squeeze import Squeeze
-from flowdists.flows.recipe import check_image, recipe
 from flowdists.networks.base import Activation
+from flowdists.recipes.registry import check_image, recipe
 from flowdists.transformers import Additive, Affine, RationalQuadratic, Transformer
 
 COUPLINGS = ("affine", "additive", "spline")
@@ -119,7 +119,7 @@ def Glow(
 
     Returns:
       A :class:`~flowdists.Flow`, or a :class:`~flowdists.ConditionalFlow` with classes or a
-      ``context_shape``. Published sizes are in ``flowdists.flows.GLOW_SIZES``:
+      ``context_shape``. Published sizes are in ``flowdists.recipes.GLOW_SIZES``:
       ``Glow(key, **GLOW_SIZES["cifar10"])``.
 
     Raises:

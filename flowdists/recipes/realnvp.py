@@ -10,8 +10,8 @@ from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.coupling import AffineCoupling
 from flowdists.bijectors.normalization import ActNorm
 from flowdists.bijectors.partition import Mask
-from flowdists.flows.recipe import alternate, recipe
 from flowdists.networks.base import Activation
+from flowdists.recipes.registry import alternate, recipe
 
 
 @recipe
