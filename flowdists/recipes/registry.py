@@ -21,7 +21,7 @@ from flowdists.bijectors.repeat import Memory, Repeat
 from flowdists.bijectors.support import support_of
 from flowdists.distribution import ConditionalFlow, Flow, Recipe
 from flowdists.networks.embedding import Embedding
-from flowdists.recipes._support_spec import canonical_support, describe_support
+from flowdists.recipes.configuration import canonical_support, describe_support
 from flowdists.transformers import Affine
 
 RECIPES: dict[str, Callable[..., Flow | ConditionalFlow]] = {}
