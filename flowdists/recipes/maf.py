@@ -10,8 +10,8 @@ from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.inverse import Inverse
 from flowdists.bijectors.normalization import ActNorm
-from flowdists.networks.base import Activation
-from flowdists.recipes.registry import alternate, recipe
+from flowdists.recipes.registry import recipe
+from flowdists.recipes.stack import alternate
 from flowdists.transformers import Affine
 
 
@@ -20,18 +20,10 @@ def MAF(
     key: Array,
     event_shape: Shape,
     *,
-    context_shape: Sequence[int] | None = None,
-    num_classes: int | None = None,
     num_layers: int = 8,
-    hidden_sizes: Sequence[int] = (128, 128),
-    base: Any = None,
-    embedding: Any = None,
-    conditional_base: bool = False,
-    support: Any = None,
     order: str | Sequence[int] = "alternate",
     scale: str = "tanh",
-    residual: bool = False,
-    activation: Activation = "relu",
+    **network: Any,
 ) -> Bijector:
     """Masked autoregressive flow (Papamakarios, Pavlakou & Murray 2017), affine.
 
@@ -42,46 +34,18 @@ def MAF(
     Args:
       key: PRNG key for the networks.
       event_shape: shape of one event; 1 element is allowed.
-      context_shape: shape of one context, for a conditional flow.
-      num_classes: for labels as context, in place of ``context_shape``: then
-        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
       num_layers: number of autoregressive layers.
-      hidden_sizes: widths of each network's hidden layers.
-      base: a NumPyro distribution; standard normal unless given.
-      embedding: None; or any callable pytree that maps one context to a vector, trained with the
-        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
-        Equinox module. Contexts are standardized before it, from the first data.
-      conditional_base: whether the base gets a location and scale from a network of the context.
-      support: where the density is to live: a NumPyro constraint, such as ``prior.support``, or one
-        for each element of a vector. The last layer maps onto it; the shape of an event is that of
-        the constrained one.
       order: "alternate" (ascending, reversed from layer to layer), "ascending", "descending", or a
         permutation that all layers use.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
-      residual: whether the networks are residual, one block for each entry of ``hidden_sizes``.
-      activation: a function, or the name of one in :mod:`jax.nn`.
-
-    Returns:
-      A :class:`~flowdists.Flow`, or a :class:`~flowdists.ConditionalFlow` with a ``context_shape``.
-
-    Raises:
-      TypeError: for a key that is not a key, or a base that is not a distribution.
-      ValueError: for shapes or options out of range, each named.
+      **network: options of the layers' networks, and the shape of their contexts.
 
     >>> import jax
     >>> flow = MAF(jax.random.key(0), (3,), num_layers=2, hidden_sizes=(32,), context_shape=(4,))
     >>> flow.condition(jax.numpy.ones((5, 4))).sample(jax.random.key(1)).shape
     (5, 3)
     """
-    make_layer = _layers(
-        event_shape,
-        order,
-        transformer=Affine(scale=scale),
-        context_shape=context_shape,
-        hidden_sizes=hidden_sizes,
-        residual=residual,
-        activation=activation,
-    )
+    make_layer = _layers(event_shape, order, scale=scale, **network)
     return Chain([alternate("MAF", key, make_layer, num_layers), ActNorm(event_shape)])
 
 
@@ -90,18 +54,10 @@ def IAF(
     key: Array,
     event_shape: Shape,
     *,
-    context_shape: Sequence[int] | None = None,
-    num_classes: int | None = None,
     num_layers: int = 4,
-    hidden_sizes: Sequence[int] = (128, 128),
-    base: Any = None,
-    embedding: Any = None,
-    conditional_base: bool = False,
-    support: Any = None,
     order: str | Sequence[int] = "alternate",
     scale: str = "tanh",
-    residual: bool = False,
-    activation: Activation = "relu",
+    **network: Any,
 ) -> Bijector:
     """Inverse autoregressive flow (Kingma et al. 2016): MAF's layers turned around.
 
@@ -111,30 +67,10 @@ def IAF(
     Args:
       key: PRNG key for the networks.
       event_shape: shape of one event; 1 element is allowed.
-      context_shape: shape of one context, for a conditional flow.
-      num_classes: for labels as context, in place of ``context_shape``: then
-        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
       num_layers: number of autoregressive layers.
-      hidden_sizes: widths of each network's hidden layers.
-      base: a NumPyro distribution; standard normal unless given.
-      embedding: None; or any callable pytree that maps one context to a vector, trained with the
-        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
-        Equinox module. Contexts are standardized before it, from the first data.
-      conditional_base: whether the base gets a location and scale from a network of the context.
-      support: where the density is to live: a NumPyro constraint, such as ``prior.support``, or one
-        for each element of a vector. The last layer maps onto it; the shape of an event is that of
-        the constrained one.
       order: as in :func:`~flowdists.MAF`.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
-      residual: whether the networks are residual, one block for each entry of ``hidden_sizes``.
-      activation: a function, or the name of one in :mod:`jax.nn`.
-
-    Returns:
-      A :class:`~flowdists.Flow`, or a :class:`~flowdists.ConditionalFlow` with a ``context_shape``.
-
-    Raises:
-      TypeError: for a key that is not a key, or a base that is not a distribution.
-      ValueError: for shapes or options out of range, each named.
+      **network: options of the layers' networks, and the shape of their contexts.
 
     >>> import jax
     >>> flow = IAF(jax.random.key(0), (3,), num_layers=2, hidden_sizes=(32,))
@@ -142,31 +78,21 @@ def IAF(
     >>> x.shape, log_prob.shape
     ((10, 3), (10,))
     """
-    make_layer = _layers(
-        event_shape,
-        order,
-        transformer=Affine(scale=scale),
-        context_shape=context_shape,
-        hidden_sizes=hidden_sizes,
-        residual=residual,
-        activation=activation,
-    )
-    return Chain(
-        [
-            alternate("IAF", key, lambda k, flip: Inverse(make_layer(k, flip)), num_layers),
-            ActNorm(event_shape),
-        ]
-    )
+    make_layer = _layers(event_shape, order, scale=scale, **network)
+    stack = alternate("IAF", key, lambda k, flip: Inverse(make_layer(k, flip)), num_layers)
+    return Chain([stack, ActNorm(event_shape)])
 
 
 def _layers(
-    event_shape: Shape, order: str | Sequence[int], **options: Any
+    event_shape: Shape, order: str | Sequence[int], scale: str, **options: Any
 ) -> Callable[[Array, bool], Bijector]:
-    """What makes a layer from a key and the sense of its order."""
+    """A function that makes a layer from a key and the sense of an alternating order."""
 
     def make_layer(key: Array, flip: bool) -> Bijector:
         alternating = "descending" if flip else "ascending"
         own_order = alternating if isinstance(order, str) and order == "alternate" else order
-        return MaskedAutoregressive(key, event_shape, order=own_order, **options)
+        return MaskedAutoregressive(
+            key, event_shape, transformer=Affine(scale=scale), order=own_order, **options
+        )
 
     return make_layer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from flowdists.bijectors.base import Array, Bijector, Shape
@@ -10,8 +9,8 @@ from flowdists.bijectors.chain import Chain
 from flowdists.bijectors.coupling import AffineCoupling
 from flowdists.bijectors.normalization import ActNorm
 from flowdists.bijectors.partition import Mask
-from flowdists.networks.base import Activation
-from flowdists.recipes.registry import alternate, recipe
+from flowdists.recipes.registry import recipe
+from flowdists.recipes.stack import alternate
 
 
 @recipe
@@ -19,18 +18,10 @@ def RealNVP(
     key: Array,
     event_shape: Shape,
     *,
-    context_shape: Sequence[int] | None = None,
-    num_classes: int | None = None,
     num_layers: int = 8,
-    hidden_sizes: Sequence[int] = (128, 128),
-    base: Any = None,
-    embedding: Any = None,
-    conditional_base: bool = False,
-    support: Any = None,
     mask: Mask = "alternating",
     scale: str = "tanh",
-    residual: bool = False,
-    activation: Activation = "relu",
+    **network: Any,
 ) -> Bijector:
     """Affine coupling layers (Dinh, Sohl-Dickstein & Bengio 2017).
 
@@ -41,31 +32,11 @@ def RealNVP(
     Args:
       key: PRNG key for the networks.
       event_shape: shape of one event, at least 2 elements.
-      context_shape: shape of one context, for a conditional flow.
-      num_classes: for labels as context, in place of ``context_shape``: then
-        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
       num_layers: number of coupling layers.
-      hidden_sizes: widths of each network's hidden layers.
-      base: a NumPyro distribution; standard normal unless given.
-      embedding: None; or any callable pytree that maps one context to a vector, trained with the
-        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
-        Equinox module. Contexts are standardized before it, from the first data.
-      conditional_base: whether the base gets a location and scale from a network of the context.
-      support: where the density is to live: a NumPyro constraint, such as ``prior.support``, or one
-        for each element of a vector. The last layer maps onto it; the shape of an event is that of
-        the constrained one.
       mask: "alternating" or "checkerboard", "half", "channel", or an array of 0 and 1 of the event
         shape, 1 for what the first layer keeps.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
-      residual: whether the networks are residual, one block for each entry of ``hidden_sizes``.
-      activation: a function, or the name of one in :mod:`jax.nn`.
-
-    Returns:
-      A :class:`~flowdists.Flow`, or a :class:`~flowdists.ConditionalFlow` with a ``context_shape``.
-
-    Raises:
-      TypeError: for a key that is not a key, or a base that is not a distribution.
-      ValueError: for shapes or options out of range, each named.
+      **network: options of the layers' networks, and the shape of their contexts.
 
     >>> import jax
     >>> flow = RealNVP(jax.random.key(0), (6,), num_layers=4, hidden_sizes=(32,))
@@ -74,16 +45,6 @@ def RealNVP(
     """
 
     def make_layer(key: Array, flip: bool) -> Bijector:
-        return AffineCoupling(
-            key,
-            event_shape,
-            scale=scale,
-            mask=mask,
-            flip=flip,
-            context_shape=context_shape,
-            hidden_sizes=hidden_sizes,
-            residual=residual,
-            activation=activation,
-        )
+        return AffineCoupling(key, event_shape, scale=scale, mask=mask, flip=flip, **network)
 
     return Chain([alternate("RealNVP", key, make_layer, num_layers), ActNorm(event_shape)])
