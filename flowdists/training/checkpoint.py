@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flowdists.distribution import ConditionalFlow, Flow
-from flowdists.io import encode, save
+from flowdists.io import save, to_bytes
 
 INTERVAL = 30.0  # seconds between writes, at least
 
@@ -31,7 +31,7 @@ class Checkpoint:
         self._pending = False
         if path is None:
             return
-        encode(flow)
+        to_bytes(flow)
         if not Path(path).parent.is_dir():
             raise FileNotFoundError(
                 f"fit: `checkpoint` is in a folder that does not exist: {Path(path).parent}"

@@ -10,6 +10,8 @@ import pytest
 from numpyro.distributions import constraints
 
 import flowdists as fd
+from flowdists import io
+from flowdists.io import container, names
 from flowdists.transformers import Affine
 from tests.tolerances import LOG_DET_F32
 
@@ -64,3 +66,18 @@ def test_densities_are_those_of_0_1(name, key):
         context = np.asarray(context, dtype)
     scores = score(flow, np.asarray(given["x"], np.float32), context)
     np.testing.assert_allclose(scores, given["log_prob"], rtol=LOG_DET_F32)
+
+
+def test_renamed_parameters_are_found_in_old_files_only(monkeypatch):
+    flow = fd.Flow(fd.StandardNormal((2,)), fd.Chain([fd.ActNorm((2,))]))
+    monkeypatch.setattr(names, "RENAMED", {1: {r"\.shift$": ".offset"}, 2: {r"\.offset$": ".loc"}})
+    arrays, metadata = container.unpack(io.to_bytes(flow), "test")
+    arrays["bijector.layers[0].shift"] = arrays.pop("bijector.layers[0].loc")
+    for version, is_read in ((1, True), (3, False)):
+        monkeypatch.setattr(container, "VERSION", version)
+        data = container.pack(arrays, {**metadata, "format_version": str(version)})
+        if is_read:
+            assert io.from_bytes(data, "file", flow).bijector.eq(flow.bijector)
+        else:
+            with pytest.raises(ValueError, match="no parameter"):
+                io.from_bytes(data, "file", flow)
