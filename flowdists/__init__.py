@@ -44,24 +44,15 @@ from flowdists.diagnostics import (
     uniformity_pvalues,
 )
 from flowdists.flow import Flow
-from flowdists.flows import (
-    IAF,
-    MAF,
-    NSF,
-    Glow,
-    Glow1D,
-    NeuralSplineFlow,
-    RealNVP,
-    RealNVPImage,
-    glow_step,
-)
 from flowdists.images import (
     ConvCoupling,
     ConvNet,
     DiscreteImages,
+    Glow,
     InvertibleConv1x1,
     MultiScale,
     PixelLogit,
+    RealNVPImage,
     ResidualConvNet,
     SplitPrior,
     Squeeze,
@@ -69,6 +60,7 @@ from flowdists.images import (
     VariationalDequantizer,
     bits_per_dim,
     dequantize,
+    glow_step,
     image_log_prob,
     reduce_bits,
     to_uint8,
@@ -84,6 +76,7 @@ from flowdists.infer import (
 )
 from flowdists.io import load, save
 from flowdists.networks import MADE, MLP, DeepSets, ResidualMLP
+from flowdists.recipes import IAF, MAF, NSF, Glow1D, NeuralSplineFlow, RealNVP
 from flowdists.sbi import (
     ConditionalSiteFlow,
     SBIResult,

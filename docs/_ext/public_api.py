@@ -1,6 +1,6 @@
 """The directive ``public-api``: document what ``flowdists`` exports, module by module.
 
-``.. public-api:: flowdists.flows`` documents every name of ``flowdists.__all__`` that is defined
+``.. public-api:: flowdists.recipes`` documents every name of ``flowdists.__all__`` that is defined
 under one of the modules given, in the order of ``__all__``. A public name that no page takes is a
 warning, hence an error of the build: the reference cannot fall behind the package.
 """

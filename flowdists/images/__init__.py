@@ -17,17 +17,21 @@ from flowdists.images.layers import (
 from flowdists.images.manipulation import attribute_direction, interpolate, move
 from flowdists.images.networks import Conv, ConvNet, ResidualConvNet, ZeroConv
 from flowdists.images.pixels import bits_per_dim, dequantize, from_uint8, reduce_bits, to_uint8
+from flowdists.images.recipes import GLOW_SIZES, Glow, RealNVPImage, glow_step
 from flowdists.images.sampling import reconstruct, sample_from_noise
 
 __all__ = [
+    "GLOW_SIZES",
     "Conv",
     "ConvCoupling",
     "ConvNet",
     "DequantizedFit",
     "DiscreteImages",
+    "Glow",
     "InvertibleConv1x1",
     "MultiScale",
     "PixelLogit",
+    "RealNVPImage",
     "ResidualConvNet",
     "SplitPrior",
     "Squeeze",
@@ -41,6 +45,7 @@ __all__ = [
     "encode",
     "fit_dequantized",
     "from_uint8",
+    "glow_step",
     "image_log_prob",
     "inpaint",
     "inpainting_model",

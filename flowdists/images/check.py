@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -27,27 +26,6 @@ def image_shape(caller: str, value: Any) -> Shape:
             f"{caller}: `event_shape` must be (height, width, channels), got {tuple(sizes)}"
         )
     return sizes
-
-
-def scalable_shape(caller: str, event_shape: Shape, num_scales: int) -> Shape:
-    """``event_shape``, if it is an image that can be halved ``num_scales`` times.
-
-    Raises:
-      ValueError: otherwise, with the nearest shapes that can.
-    """
-    height, width, channels = image_shape(caller, event_shape)
-    factor = 2 ** _check.positive_int(caller, "num_scales", num_scales)
-    if height % factor or width % factor:
-        nearest = [
-            tuple(factor * max(1, f(n / factor)) for n in (height, width))
-            for f in (math.floor, math.ceil)
-        ]
-        raise ValueError(
-            f"{caller}: `event_shape` must have height and width that are multiples of {factor} "
-            f"for {num_scales} scales, got {event_shape}; the nearest are "
-            f"{(*nearest[0], channels)} and {(*nearest[1], channels)} (crop, or pad)"
-        )
-    return height, width, channels
 
 
 def continuous(caller: str, argument: str, value: Any) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from flowdists.flows import MAF, NSF, Glow1D, RealNVP
+from flowdists.recipes import MAF, NSF, Glow1D, RealNVP
 
 
 def is_factory(flow: Any) -> bool:

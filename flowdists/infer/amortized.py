@@ -19,13 +19,13 @@ from flowdists import _check, transformers
 from flowdists.bijectors import Affine, Bijector, Chain, ContextElementwise
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
-from flowdists.flows import NSF
 from flowdists.infer._amortizer import Amortizer, as_rows, encode
 from flowdists.infer._factory import is_factory
 from flowdists.infer._layout import Layout, find_layout
 from flowdists.infer._replay import constrained_draw, replay
 from flowdists.infer._source import Source
 from flowdists.infer.module import flow_module
+from flowdists.recipes import NSF
 
 Array = jax.Array
 _ROWS_AT_ONCE = 1 << 16  # of all the draws together that are in memory

@@ -22,12 +22,12 @@ from flowdists import _check
 from flowdists.bijectors import Affine, Chain
 from flowdists.bijectors.base import Bijector
 from flowdists.flow import Flow
-from flowdists.flows import NSF
 from flowdists.infer._factory import for_one_dimension, is_factory
 from flowdists.infer._gaussian_guide import check_gaussian, gaussian_start, ravel
 from flowdists.infer._replay import MoreRows, constrained_draw, run_at
 from flowdists.infer.module import flow_module
 from flowdists.infer.start import Start, pathfinder
+from flowdists.recipes import NSF
 
 Array = jax.Array
 

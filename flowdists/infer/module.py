@@ -12,12 +12,12 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.primitives import Messenger
 
-from flowdists._names import named_leaves
 from flowdists._pytree import is_float_array
 from flowdists.bijectors.base import Bijector
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
 from flowdists.infer._factory import is_factory
+from flowdists.io.names import named_leaves
 
 Array = jax.Array
 Shape = tuple[int, ...]

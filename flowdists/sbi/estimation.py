@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from flowdists.conditional_flow import ConditionalFlow
-from flowdists.flows import NSF
+from flowdists.recipes import NSF
 from flowdists.sbi.conditional_site_flow import ConditionalSiteFlow
 from flowdists.sbi.simulator import Simulator
 from flowdists.sbi.sites import Sites

@@ -9,7 +9,7 @@ import jax
 
 from flowdists import _check
 from flowdists.conditional_flow import ConditionalFlow
-from flowdists.flows import NSF
+from flowdists.recipes import NSF
 from flowdists.sbi.estimation import (
     Invalid,
     Options,

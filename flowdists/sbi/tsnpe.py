@@ -12,7 +12,7 @@ import numpy as np
 from flowdists import _check
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
-from flowdists.flows import NSF
+from flowdists.recipes import NSF
 from flowdists.sbi.conditional_site_flow import ConditionalSiteFlow
 from flowdists.sbi.estimation import (
     Invalid,

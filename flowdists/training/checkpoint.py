@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flowdists.io import encode, save
+from flowdists.io import save, to_bytes
 from flowdists.training.parameters import AnyFlow, Parameters, put_parameters
 
 INTERVAL = 30.0  # seconds between writes, at least
@@ -27,7 +27,7 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str] | None, flow: AnyFlow) -> None:
         if path is not None:
-            encode(flow)
+            to_bytes(flow)
             if not Path(path).parent.is_dir():
                 raise FileNotFoundError(
                     f"fit: `checkpoint` is in a folder that does not exist: {Path(path).parent}"

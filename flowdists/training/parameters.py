@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 
-from flowdists._names import named_leaves
 from flowdists.bases import bare_base, build_base, describe_base
 from flowdists.bijectors.base import Bijector
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
+from flowdists.io.names import named_leaves
 
 Array = jax.Array
 AnyFlow = Flow | ConditionalFlow

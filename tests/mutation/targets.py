@@ -112,7 +112,7 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("affine_scalar", "elementwise", "spline_scalar", "permute", "reverse"),
         (),
     ),
-    "bijectors/embedded": (("embedded",), ("tests/flows/test_recipe_*.py",)),
+    "bijectors/embedded": (("embedded",), ("tests/recipes/test_recipe_*.py",)),
     "bijectors/foreign": (("foreign", "support"), (_SIDES,)),
     "bijectors/image_prior": (("split_prior", "top_prior"), ("tests/images/test_latents.py",)),
     "bijectors/inverse": (("inverse",), ("tests/bijectors/test_data_init.py",)),
@@ -153,11 +153,11 @@ _FLOWS = Stage(
             "tests/flow",
             "tests/bases",
             "tests/conditionals",
-            "tests/flows",
+            "tests/recipes",
         )
     ),
 )
-_IMAGES = Stage("images", (Tests("tests/images"), Tests("tests/test_*.py")))
+_IMAGES = Stage("images", (Tests("tests/images"), Tests("tests/io"), Tests("tests/test_*.py")))
 _INFERENCE = Stage(
     "inference", (Tests("tests/diagnostics"), Tests("tests/infer"), Tests("tests/sbi"))
 )

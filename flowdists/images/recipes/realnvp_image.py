@@ -12,16 +12,14 @@ from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.bijectors.compose.chain import Chain
 from flowdists.bijectors.compose.inverse import Inverse
 from flowdists.bijectors.compose.repeat import Memory
-from flowdists.flows.recipe import alternate, recipe
-from flowdists.images.check import scalable_shape
 from flowdists.images.layers.coupling import ConvCoupling
-from flowdists.images.layers.multiscale import MultiScale
 from flowdists.images.layers.squeeze import Squeeze
-from flowdists.networks.base import Activation
+from flowdists.images.recipes.scales import image_recipe, stack_scales
+from flowdists.recipes.stack import alternate
 from flowdists.transformers import Affine
 
 
-@recipe
+@image_recipe
 def RealNVPImage(
     key: Array,
     event_shape: Shape,
@@ -30,21 +28,18 @@ def RealNVPImage(
     steps_per_scale: int = 4,
     hidden_channels: int = 64,
     scale: str = "tanh",
-    context_shape: Sequence[int] | None = None,
-    num_classes: int | None = None,
-    base: Any = None,
-    embedding: Any = None,
     residual: bool = True,
-    activation: Activation = "relu",
     dtype: str | None = None,
     memory: Memory = "store",
+    context_shape: Sequence[int] | None = None,
+    **network: Any,
 ) -> Bijector:
     """RealNVP for images (Dinh, Sohl-Dickstein & Bengio 2017): checkerboards, then channels.
 
     Every scale has affine couplings with checkerboard masks, squeezes 2×2 pixels into channels, has
-    couplings with channel masks, and, but for the last, sets half of its channels aside. Latents
-    are standard normal at all scales; :class:`~flowdists.ActNorm` stands where the paper has batch
-    normalization. A new flow only moves pixels.
+    couplings with channel masks, and, but for the last, sets half of its channels aside. The
+    latents of all scales are one vector, standard normal; :class:`~flowdists.ActNorm` stands where
+    the paper has batch normalization. A new flow only moves pixels.
 
     Args:
       key: PRNG key for the networks.
@@ -53,32 +48,18 @@ def RealNVPImage(
       steps_per_scale: couplings of each kind in every scale; neighbours exchange what they keep.
       hidden_channels: width of the networks.
       scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
-      context_shape: shape of one context, for a conditional flow. It is flattened, and the same for
-        every pixel; for images as contexts use ``embedding``.
-      num_classes: for labels as context, in place of ``context_shape``: then
-        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
-      base: a NumPyro distribution over ``H * W * C`` latents; standard normal unless given.
-      embedding: None; or any callable pytree that maps one context to a vector, trained with the
-        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
-        Equinox module. Contexts are standardized before it, from the first data.
       residual: whether the networks are residual, as the paper's, or Glow's.
-      activation: a function, or the name of one in :mod:`jax.nn`.
       dtype: what the networks compute in, such as "bfloat16".
       memory: as in :class:`~flowdists.Repeat`.
-
-    Returns:
-      A :class:`~flowdists.Flow`, or a :class:`~flowdists.ConditionalFlow` with a ``context_shape``.
-
-    Raises:
-      TypeError: for a key that is not a key, or a base that is not a distribution.
-      ValueError: for shapes or options out of range, each named.
+      context_shape: shape of one context, for a conditional flow. It is flattened, and the same for
+        every pixel; for images as contexts use ``embedding``.
+      **network: other options of the networks.
 
     >>> flow = RealNVPImage(jax.random.key(0), (8, 8, 3), num_scales=1, hidden_channels=8,
     ...                     steps_per_scale=1)
     >>> jax.jit(flow.log_prob)(jnp.zeros((5, 8, 8, 3))).shape
     (5,)
     """
-    shape = scalable_shape("RealNVPImage", event_shape, num_scales)
 
     def couplings(key: Array, mask: str, image: Shape) -> Bijector:
         def make_layer(key: Array, flip: bool) -> Bijector:
@@ -91,26 +72,19 @@ def RealNVPImage(
                 context_shape=context_shape,
                 hidden_channels=hidden_channels,
                 residual=residual,
-                activation=activation,
                 dtype=dtype,
+                **network,
             )
             return Chain([coupling, ActNorm(image)])
 
         return alternate("RealNVPImage", key, make_layer, steps_per_scale, memory=memory)
 
-    scales = []
-    for scale_key in jax.random.split(key, num_scales):
-        pixel_key, channel_key = jax.random.split(scale_key)
-        squeeze = Squeeze(shape)
-        scales.append(
-            Chain(
-                [
-                    couplings(channel_key, "channel", squeeze.event_shape_out),
-                    Inverse(squeeze),
-                    couplings(pixel_key, "checkerboard", shape),
-                ]
-            )
-        )
-        height, width, channels = squeeze.event_shape_out
-        shape = (height, width, channels // 2)
-    return MultiScale(scales)
+    def make_scale(key: Array, squeeze: Squeeze, is_last: bool) -> list[Bijector]:
+        pixel_key, channel_key = jax.random.split(key)
+        return [
+            couplings(channel_key, "channel", squeeze.event_shape_out),
+            Inverse(squeeze),
+            couplings(pixel_key, "checkerboard", squeeze.event_shape),
+        ]
+
+    return stack_scales("RealNVPImage", key, event_shape, num_scales, make_scale)

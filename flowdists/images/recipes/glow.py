@@ -14,17 +14,12 @@ from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.bijectors.compose.chain import Chain
 from flowdists.bijectors.compose.inverse import Inverse
 from flowdists.bijectors.compose.repeat import Memory, Repeat
-from flowdists.flows.recipe import recipe
-from flowdists.images.check import scalable_shape
 from flowdists.images.layers.conv1x1 import InvertibleConv1x1
 from flowdists.images.layers.coupling import ConvCoupling, SplitPrior
-from flowdists.images.layers.multiscale import MultiScale
 from flowdists.images.layers.squeeze import Squeeze
 from flowdists.images.layers.top_prior import TopPrior
-from flowdists.networks.base import Activation
+from flowdists.images.recipes.scales import image_recipe, stack_scales
 from flowdists.transformers import Additive, Affine, RationalQuadratic, Transformer
-
-COUPLINGS = ("affine", "additive", "spline")
 
 GLOW_SIZES: dict[str, dict[str, Any]] = {
     "mnist": {
@@ -55,7 +50,7 @@ GLOW_SIZES: dict[str, dict[str, Any]] = {
 """Published sizes, as options of :func:`~flowdists.Glow`; CelebA's are meant for 5 bits."""
 
 
-@recipe
+@image_recipe
 def Glow(
     key: Array,
     event_shape: Shape = (32, 32, 3),
@@ -68,23 +63,20 @@ def Glow(
     num_bins: int = 8,
     bound: float = 3.0,
     learn_top: bool = True,
-    num_classes: int | None = None,
-    context_shape: Sequence[int] | None = None,
-    base: Any = None,
-    embedding: Any = None,
-    residual: bool = False,
     normalize: bool = False,
-    activation: Activation = "relu",
     dtype: str | None = None,
     memory: Memory = "store",
+    context_shape: Sequence[int] | None = None,
+    **network: Any,
 ) -> Bijector:
     """Glow (Kingma & Dhariwal 2018): multi-scale, with learned split priors, channels last.
 
     Every scale squeezes 2×2 pixels into channels, goes through its steps (:func:`glow_step`), and,
     but for the last, sets half of its channels aside, under a Gaussian whose moments a convolution
-    computes from the other half. All of it is one bijector from a flat standard normal to the
-    image. Linear maps start at a random rotation of the channels; couplings and priors start as
-    the identity.
+    computes from the other half. All of it is one bijector from a vector of ``H * W * C`` standard
+    normal latents to the image. Linear maps start at a random rotation of the channels; couplings
+    and priors start as the identity. Published sizes are in ``flowdists.images.GLOW_SIZES``:
+    ``Glow(key, **GLOW_SIZES["cifar10"])``.
 
     Args:
       key: PRNG key for the networks and rotations.
@@ -100,70 +92,50 @@ def Glow(
       bound: a spline coupling acts on ``[-bound, bound]``.
       learn_top: whether the coarsest latents have a learned location and scale. With classes or a
         context they always have, and these depend on it.
-      num_classes: for labels as context: then :meth:`~flowdists.ConditionalFlow.condition` takes
-        integers below it.
-      context_shape: shape of one context, for a conditional flow. Contexts enter all networks and
-        priors, through weights that start at zero: flattened, and the same for every pixel. For
-        images as contexts use ``embedding``.
-      base: a NumPyro distribution over ``H * W * C`` latents; standard normal unless given.
-      embedding: None; or any callable pytree that maps one context to a vector, trained with the
-        flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
-        Equinox module. Contexts are standardized before it, from the first data.
-      residual: whether the networks are residual.
       normalize: whether the networks normalize their hidden layers, as the paper's code does.
-      activation: a function, or the name of one in :mod:`jax.nn`.
       dtype: what the networks compute in, such as "bfloat16".
       memory: "store", "checkpoint" or "invert", as in :class:`~flowdists.Repeat`: whether the
         memory of training grows with ``steps_per_scale``. "invert" has derivatives in reverse mode
         only. It is configuration, which a saved flow keeps: ``load(path, like=Glow(...,
         memory="store"))`` reads it as another one.
-
-    Returns:
-      A :class:`~flowdists.Flow`, or a :class:`~flowdists.ConditionalFlow` with classes or a
-      ``context_shape``. Published sizes are in ``flowdists.flows.GLOW_SIZES``:
-      ``Glow(key, **GLOW_SIZES["cifar10"])``.
-
-    Raises:
-      TypeError: for a key that is not a key, or a base that is not a distribution.
-      ValueError: for shapes or options out of range, each named.
+      context_shape: shape of one context, for a conditional flow. Contexts enter all networks and
+        priors, through weights that start at zero: flattened, and the same for every pixel. For
+        images as contexts use ``embedding``.
+      **network: other options of the couplings' networks.
 
     >>> flow = Glow(jax.random.key(0), (8, 8, 1), num_scales=2, steps_per_scale=1,
     ...             hidden_channels=8)
     >>> jax.jit(flow.log_prob)(jnp.zeros((5, 8, 8, 1))).shape
     (5,)
     """
-    shape = scalable_shape("Glow", event_shape, num_scales)
     _check.positive_int("Glow", "steps_per_scale", steps_per_scale)
-    _check.one_of("Glow", "coupling", coupling, COUPLINGS)
     transformers: dict[str, Transformer] = {
         "affine": Affine(scale=scale),
         "additive": Additive(),
         "spline": RationalQuadratic(num_bins=num_bins, bound=bound),
     }
-    scales: list[Bijector] = []
-    for i, scale_key in enumerate(jax.random.split(key, num_scales)):
-        squeeze = Squeeze(shape)
-        height, width, channels = squeeze.event_shape_out
+    _check.one_of("Glow", "coupling", coupling, tuple(transformers))
+
+    def make_scale(key: Array, squeeze: Squeeze, is_last: bool) -> list[Bijector]:
+        shape = squeeze.event_shape_out
         make_step = functools.partial(
             glow_step,
-            event_shape=squeeze.event_shape_out,
+            event_shape=shape,
             transformer=transformers[coupling],
             context_shape=context_shape,
             hidden_channels=hidden_channels,
-            residual=residual,
             normalize=normalize,
-            activation=activation,
             dtype=dtype,
+            **network,
         )
-        stack = Repeat(scale_key, make_step, steps_per_scale, memory=memory)
-        layers: list[Bijector] = [stack, Inverse(squeeze)]
-        if i < num_scales - 1:
-            layers.insert(0, SplitPrior(squeeze.event_shape_out, context_shape=context_shape))
-        elif learn_top or context_shape is not None:
-            layers.insert(0, TopPrior(squeeze.event_shape_out, context_shape=context_shape))
-        scales.append(Chain(layers))
-        shape = (height, width, channels // 2)
-    return MultiScale(scales)
+        steps = [Repeat(key, make_step, steps_per_scale, memory=memory), Inverse(squeeze)]
+        if not is_last:
+            return [SplitPrior(shape, context_shape=context_shape), *steps]
+        if learn_top or context_shape is not None:
+            return [TopPrior(shape, context_shape=context_shape), *steps]
+        return steps
+
+    return stack_scales("Glow", key, event_shape, num_scales, make_scale)
 
 
 def glow_step(key: Array, event_shape: Sequence[int], **options: Any) -> Chain:

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 FORMAT = "flowdists"
-VERSION = 1
+VERSION = 2  # 1: files of 0.1.0; names of parameters that changed since are in `names.RENAMED`
 
 _DTYPES = {
     "F64": np.dtype(np.float64),

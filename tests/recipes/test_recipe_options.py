@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.infer import MCMC, NUTS
 
 import flowdists as fd
+from flowdists.recipes import RECIPES, registry
 from tests import table
 from tests.draws import drawn
 from tests.tolerances import INTEGRAL, LOG_DET_F64, ROUND_TRIP_F64
@@ -34,6 +36,36 @@ def test_every_recipe_has_the_options(name):
     recipe = table.RECIPES[name].func
     options = {"num_classes", "embedding", "conditional_base", "support"}
     assert options <= set(inspect.signature(recipe).parameters)
+
+
+@pytest.mark.parametrize("name", ["Glow", "RealNVPImage", "RealNVP", "Glow1D", "MAF", "IAF", "NSF"])
+def test_every_option_is_documented_once(name):
+    recipe = RECIPES[name]
+    entries = re.findall(r"^  (\w+): ", inspect.getdoc(recipe).split("Returns:")[0], re.MULTILINE)
+    assert entries == list(inspect.signature(recipe).parameters)
+
+
+def test_a_recipe_of_a_users_own(key, monkeypatch):
+    monkeypatch.setattr(registry, "RECIPES", dict(RECIPES))
+
+    @functools.partial(fd.recipes.recipe, without=("support",))
+    def Scaled(key, event_shape, *, activation="tanh", **network):
+        """One coupling.
+
+        Args:
+          activation: "tanh" unless given.
+          **network: other options.
+        """
+        return fd.AffineCoupling(key, event_shape, activation=activation, **network)
+
+    signature = inspect.signature(Scaled)
+    assert signature.parameters["activation"].default == "tanh"
+    assert "support" not in signature.parameters and "embedding" in signature.parameters
+    assert '  activation: "tanh" unless given.' in Scaled.__doc__ and "**" not in Scaled.__doc__
+    flow = jax.eval_shape(lambda key: Scaled(key, (2,), num_classes=3, hidden_sizes=(4,)), key)
+    assert flow.context_shape == (3,) and flow.recipe.name == "Scaled"
+    with pytest.raises(TypeError, match=r"Scaled: .*'support'.* are key, event_shape"):
+        Scaled(key, (2,), support=MIXED)
 
 
 class TestConditionalBase:

@@ -1,0 +1,66 @@
+"""What recipes for images share: scales, of half the height and width each."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+
+from flowdists import _check
+from flowdists.bijectors.base import Array, Bijector, Shape
+from flowdists.bijectors.compose.chain import Chain
+from flowdists.images.check import image_shape
+from flowdists.images.layers.multiscale import MultiScale
+from flowdists.images.layers.squeeze import Squeeze
+from flowdists.recipes.registry import recipe
+
+image_recipe = functools.partial(recipe, without=("hidden_sizes", "conditional_base", "support"))
+"""As :func:`recipe`, without the options that are for vectors only."""
+
+
+def stack_scales(
+    caller: str,
+    key: Array,
+    event_shape: Shape,
+    num_scales: int,
+    make_scale: Callable[[Array, Squeeze, bool], Sequence[Bijector]],
+) -> MultiScale:
+    """Stack scales, each of which gets half of the channels that the one before it makes.
+
+    Args:
+      caller: the name of the recipe, for error messages.
+      key: PRNG key.
+      event_shape: ``(H, W, C)``.
+      num_scales: how many.
+      make_scale: builds the layers of a scale, from its latents to its image, from a key, the
+        scale's squeeze, and whether it is the last.
+
+    Raises:
+      ValueError: if the event is no image that can be halved so often, with the nearest that can.
+    """
+    shape = _check_image(caller, event_shape, num_scales)
+    scales = []
+    for i, scale_key in enumerate(jax.random.split(key, num_scales)):
+        squeeze = Squeeze(shape)
+        scales.append(Chain(make_scale(scale_key, squeeze, i == num_scales - 1)))
+        height, width, channels = squeeze.event_shape_out
+        shape = (height, width, channels // 2)
+    return MultiScale(scales)
+
+
+def _check_image(caller: str, event_shape: Shape, num_scales: int) -> Shape:
+    height, width, channels = image_shape(caller, event_shape)
+    factor = 2 ** _check.positive_int(caller, "num_scales", num_scales)
+    if height % factor or width % factor:
+        nearest = [
+            tuple(factor * max(1, f(n / factor)) for n in (height, width))
+            for f in (math.floor, math.ceil)
+        ]
+        raise ValueError(
+            f"{caller}: `event_shape` must have height and width that are multiples of {factor} "
+            f"for {num_scales} scales, got {event_shape}; the nearest are "
+            f"{(*nearest[0], channels)} and {(*nearest[1], channels)} (crop, or pad)"
+        )
+    return height, width, channels
