@@ -14,7 +14,10 @@ from jax import tree_util
 from flowdists.bijectors.base import Bijector
 
 RENAMED: dict[int, dict[str, str]] = {
-    1: {r"(?<!embedding)\.network\.(conv\.\w+|log_gain|context_weight)$": r".conditioner.\1"},
+    1: {  # the network of a `SplitPrior`; a MADE has a `context_weight` as well, but not in a scale
+        r"(?<!embedding)\.network\.(conv\.\w+|log_gain)$": r".conditioner.\1",
+        r"(\.scales\[.*)\.network\.context_weight$": r"\1.conditioner.context_weight",
+    },
 }
 """What names of parameters became, by the last format version of files with the old names.
 

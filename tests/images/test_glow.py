@@ -10,8 +10,7 @@ from jax.scipy.stats import norm
 from numpyro.distributions import constraints
 
 import flowdists as fd
-from flowdists.networks import ConvNet, ResidualConvNet
-from flowdists.recipes import GLOW_SIZES
+from flowdists.images import GLOW_SIZES, ConvNet, ResidualConvNet
 from flowdists.transformers import Additive, Affine, RationalQuadratic
 from tests.draws import drawn, normal
 from tests.tolerances import AGREE_F32, LOG_DET_F64, ROUND_TRIP_F32
@@ -87,7 +86,7 @@ def published_log_prob(flow, x):
             total += log_det
         if scale is not last:
             x, factored = jnp.split(x, 2, axis=-1)
-            loc, log_scale = jnp.split(zero_conv(prior.network, x), 2, axis=-1)
+            loc, log_scale = jnp.split(zero_conv(prior.conditioner, x), 2, axis=-1)
             total += norm.logpdf(factored, loc, jnp.exp(log_scale)).sum((1, 2, 3))
     return total + norm.logpdf(x, prior.loc, jnp.exp(prior.log_scale)).sum((1, 2, 3))
 
