@@ -52,6 +52,15 @@ from flowdists.flows import (
     RealNVPImage,
     glow_step,
 )
+from flowdists.guides import (
+    AutoAmortizedFlow,
+    AutoFlow,
+    GuideFit,
+    NeuTraReparam,
+    fit_guide,
+    flow_module,
+    random_flow_module,
+)
 from flowdists.images import (
     DiscreteImages,
     VariationalDequantizer,
@@ -62,16 +71,9 @@ from flowdists.images import (
     to_uint8,
 )
 from flowdists.infer import (
-    AutoAmortizedFlow,
-    AutoFlow,
-    GuideFit,
     ImportanceResult,
-    NeuTraReparam,
     calibration_ranks,
-    fit_guide,
-    flow_module,
     importance,
-    random_flow_module,
     to_arviz,
     uniformity_pvalues,
 )

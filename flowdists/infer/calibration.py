@@ -12,7 +12,7 @@ import numpy as np
 from numpyro import handlers
 
 from flowdists import _check
-from flowdists.infer._joint import split_trace, values_of
+from flowdists._model_sites import split_trace, values_of
 
 Array = jax.Array
 Values = dict[str, Array]

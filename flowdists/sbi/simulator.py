@@ -15,8 +15,8 @@ from numpyro.infer.util import helpful_support_errors
 from numpyro.ops.provenance import eval_provenance
 
 from flowdists import _check
+from flowdists._model_sites import split_trace, values_of
 from flowdists.bijectors.concatenated import Concatenation
-from flowdists.infer._joint import split_trace, values_of
 from flowdists.sbi.interior import into_interior
 from flowdists.sbi.sites import Sites, Values
 

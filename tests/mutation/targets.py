@@ -156,7 +156,7 @@ _FLOWS = Stage(
     ),
 )
 _IMAGES = Stage("images", (Tests("tests/images"), Tests("tests/test_*.py")))
-_INFERENCE = Stage("inference", (Tests("tests/infer"), Tests("tests/sbi")))
+_INFERENCE = Stage("inference", (Tests("tests/guides"), Tests("tests/infer"), Tests("tests/sbi")))
 _EVERYTHING = Stage("everything", (Tests("flowdists"), Tests("tests")), with_heavy=True)
 
 
