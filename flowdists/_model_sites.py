@@ -1,17 +1,65 @@
-"""What a model that is run without data draws: latent values and data."""
+"""The sites of a NumPyro model: latent ones and data, and their values as one vector."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-Values = dict[str, jax.Array]
+from flowdists.bijectors.concatenated import split
+
+Array = jax.Array
+Shape = tuple[int, ...]
+Sites = dict[str, dict[str, Any]]
+Values = dict[str, Array]
 
 
-def split_trace(
-    caller: str, trace: dict[str, Any], observed: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+class Packing(NamedTuple):
+    """Named values as one vector: flattened and concatenated, in the order of ``shapes``.
+
+    Attributes:
+      shapes: the shape of each value, without batch axes.
+    """
+
+    shapes: dict[str, Shape]
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(map(math.prod, self.shapes.values()))
+
+    def pack(self, values: Mapping[str, Array]) -> Array:
+        """The vectors ``(*batch, size)`` of values ``(*batch, *shape)``.
+
+        Batch axes are broadcast against each other. Other entries of ``values`` are ignored.
+        """
+        parts = []
+        for name, shape in self.shapes.items():
+            value = jnp.asarray(values[name])
+            parts.append(value.reshape(*value.shape[: value.ndim - len(shape)], math.prod(shape)))
+        batch = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return jnp.concatenate([jnp.broadcast_to(p, (*batch, p.shape[-1])) for p in parts], axis=-1)
+
+    def unpack(self, vector: Array) -> Values:
+        """The inverse of :meth:`pack`."""
+        return dict(zip(self.shapes, split(vector, list(self.shapes.values())), strict=True))
+
+
+def latent_sites(trace: Sites) -> Sites:
+    """The sample sites of a trace that are not observed."""
+    sites = trace.items()
+    return {k: v for k, v in sites if v["type"] == "sample" and not v["is_observed"]}
+
+
+def values_of(sites: Sites) -> Values:
+    """The sites' values."""
+    return {name: site["value"] for name, site in sites.items()}
+
+
+def split_trace(caller: str, trace: Sites, observed: tuple[str, ...]) -> tuple[Sites, Sites]:
     """The latent and the observed sites of a model that was run without data.
 
     Args:
@@ -41,8 +89,3 @@ def split_trace(
             f"{caller}: the model must have latent sites besides `observed`={observed}"
         )
     return latents, {name: sites[name] for name in observed}
-
-
-def values_of(sites: dict[str, Any]) -> Values:
-    """The sites' values."""
-    return {name: site["value"] for name, site in sites.items()}

@@ -16,18 +16,24 @@ from numpyro.infer.autoguide import AutoGuide
 from numpyro.infer.initialization import init_to_uniform
 
 from flowdists import _check, transformers
+from flowdists._model_sites import Values, latent_sites, values_of
 from flowdists.bijectors import Affine, Bijector, Chain, ContextElementwise
 from flowdists.distribution import ConditionalFlow, Flow
 from flowdists.flows import NSF
-from flowdists.guides._factory import is_factory
-from flowdists.guides.flow_argument import Source
-from flowdists.guides.layout import Layout, find_layout
-from flowdists.guides.module import flow_module
-from flowdists.guides.posterior import Amortizer, as_rows, encode
-from flowdists.guides.replay import constrained_draw, replay
+from flowdists.guides.flow_argument import FlowArgument
+from flowdists.guides.layout import Layout, find_layout, layout_of
+from flowdists.guides.module import flow_module, is_factory
+from flowdists.guides.posterior import AmortizedPosterior, as_rows, encode
+from flowdists.guides.replay import OtherRows, constrained_draw, run_at
+from flowdists.guides.setup import check_set_up, setting_up
 
 Array = jax.Array
+
 _ROWS_AT_ONCE = 1 << 16  # of all the draws together that are in memory
+_MEANING = (
+    "an event holds the unconstrained latent variables of one datum, or the global ones, and a "
+    "context the encoder's output, then the global latent variables where the flow sees them"
+)
 
 
 class AutoAmortizedFlow(AutoGuide):
@@ -125,41 +131,33 @@ class AutoAmortizedFlow(AutoGuide):
                 "AutoAmortizedFlow: `features` must be a function of the model's arguments, got "
                 f"{type(features).__name__}"
             )
+        caller = type(self).__name__
         self._encoder = encoder
         self._features = features
-        self._flow = Source("flow", flow, flow_options, ConditionalFlow)
-        self._global_flow = Source("global_flow", global_flow, global_options, Flow)
+        self._flow = FlowArgument(caller, "flow", flow, flow_options, ConditionalFlow)
+        self._global_flow = FlowArgument(caller, "global_flow", global_flow, global_options, Flow)
         self._plate = plate
         self._condition_on_global = condition_on_global
-        self._init_scale = _check.positive("AutoAmortizedFlow", "init_scale", init_scale)
+        self._init_scale = _check.positive(caller, "init_scale", init_scale)
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        layout = find_layout(self.model, args, kwargs, self._plate)
-        with jax.ensure_compile_time_eval():
-            encoder = (
-                self._encoder(jax.random.key(0)) if is_factory(self._encoder) else self._encoder
-            )
-        context = jax.eval_shape(lambda: encode(encoder, self._rows(args, kwargs)))
-        self._has_global = layout.global_size > 0
-        self._sees_global = self._has_global and self._condition_on_global
-        context_size = context.shape[-1] + (layout.global_size if self._sees_global else 0)
-        self._make_local = self._flow.resolve((layout.local_size,), (context_size,))
-        self._local_units = functools.partial(
-            ContextElementwise,
-            transformer=transformers.Affine(),
-            event_shape=(layout.local_size,),
-            context_shape=(context_size,),
-            hidden_sizes=(),
-            output_scale=1.0,  # not the identity, so that the encoder has a gradient from the start
-        )
-        if self._has_global:
-            self._make_global = self._global_flow.resolve((layout.global_size,))
-        super()._setup_prototype(*args, **kwargs)
-        self._local_loc = layout.pack_locals(self._init_locs).mean(0)
-        if self._has_global:
-            self._global_loc = layout.pack_globals(self._init_locs)
+        with setting_up(self, args, kwargs):
+            super()._setup_prototype(*args, **kwargs)
+            trace = self.prototype_trace
+            layout = layout_of(type(self).__name__, trace, latent_sites(trace), self._plate)
+            encoder = self._encoder
+            if is_factory(encoder):
+                with jax.ensure_compile_time_eval():
+                    encoder = encoder(jax.random.key(0))
+            context = jax.eval_shape(lambda: encode(encoder, self._rows(args, kwargs)))
         self._layout = layout
+        self._sees_global = self._condition_on_global and layout.outside.size > 0
+        self._context_size = context.shape[-1]
+        if self._sees_global:
+            self._context_size += layout.outside.size
+        self._local_loc = layout.pack_locals(self._init_locs).mean(0)
+        self._global_loc = layout.outside.pack(self._init_locs) if layout.outside.size else None
 
     def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Array:
         """The features, ``(rows, ...)`` with at least one axis of their own."""
@@ -168,32 +166,40 @@ class AutoAmortizedFlow(AutoGuide):
                 "AutoAmortizedFlow: the features are the model's first positional argument, and "
                 "there is none; give `features`"
             )
-        given = args[0] if self._features is None else self._features(*args, **kwargs)
-        return as_rows(given)
+        return as_rows(args[0] if self._features is None else self._features(*args, **kwargs))
 
-    def _amortizer(self) -> Amortizer:
-        return Amortizer(
-            encoder=flow_module(f"{self.prefix}_encoder", self._encoder),
-            local_flow=self._flow_module(
-                "local",
-                self._make_local,
-                self._local_loc,
-                flow_module(f"{self.prefix}_local_units", self._local_units),
-            ),
-            global_flow=self._flow_module("global", self._make_global, self._global_loc)
-            if self._has_global
-            else None,
-            sees_global=self._sees_global,
+    def _posterior(self) -> AmortizedPosterior:
+        """The posterior, its parameters being ``numpyro.param`` sites."""
+        encoder = flow_module(f"{self.prefix}_encoder", self._encoder)
+        context_shape = (self._context_size,)
+        units = functools.partial(
+            ContextElementwise,
+            transformer=transformers.Affine(),
+            event_shape=self._local_loc.shape,
+            context_shape=context_shape,
+            hidden_sizes=(),
+            output_scale=1.0,  # not the identity, so that the encoder has a gradient from the start
         )
+        between = flow_module(f"{self.prefix}_local_units", units)
+        local_flow = self._flow_module(
+            "local", self._flow, self._local_loc, between, context_shape=context_shape
+        )
+        global_flow = None
+        if self._global_loc is not None:
+            global_flow = self._flow_module("global", self._global_flow, self._global_loc)
+        return AmortizedPosterior(encoder, local_flow, global_flow, self._sees_global)
 
-    def _flow_module(self, name: str, make: Any, loc: Array, *between: Bijector) -> Any:
-        flow = flow_module(f"{self.prefix}_{name}_flow", make)
+    def _flow_module(
+        self, name: str, flow: FlowArgument, loc: Array, *between: Bijector, **shapes: Any
+    ) -> Any:
+        make = flow.resolve(loc.shape, _MEANING, **shapes)
+        made = flow_module(f"{self.prefix}_{name}_flow", make)
         initial = Affine(loc, jnp.full(loc.shape, self._init_scale))
         affine = flow_module(f"{self.prefix}_{name}_affine", initial)
-        return flow.replace(bijector=Chain([flow.bijector, *between, affine]))
+        return made.replace(bijector=Chain([made.bijector, *between, affine]))
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
-        """Draw from the guide, inside of NumPyro's handlers.
+        """Draw from the guide, inside NumPyro's handlers.
 
         Args:
           *args: the model's arguments.
@@ -204,32 +210,50 @@ class AutoAmortizedFlow(AutoGuide):
         """
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        return self._draw(args, kwargs)[0]
+            layout = self._layout
+        else:
+            layout = self._current_layout(args, kwargs)
+        values, plate, model = self._draw(layout, self._rows(args, kwargs))
+        sites = layout.sites
+        if sites is None:
+            sites = run_at(model, args, kwargs, values)
+        latents = {}
+        # In the model's order, which NumPyro's mean-field ELBO asks for.
+        for name in (name for name in sites if name in values):
+            with plate if name in layout.inside.shapes else contextlib.nullcontext():
+                latents[name] = numpyro.sample(name, constrained_draw(sites[name], values[name]))
+        return latents
 
-    def _draw(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool = False
-    ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Draws by latent site, and the model's trace at them.
-
-        With ``whole``, of all data that there are features for, not of a subsample.
-        """
-        layout = self._current_layout(args, kwargs)
-        rows = self._rows(args, kwargs)
-        amortizer = self._amortizer()
-        auxiliary = {"is_auxiliary": True}
-        values: dict[str, Array] = {}
-        theta = None
-        if amortizer.global_flow is not None:
-            theta = numpyro.sample(
-                f"_{self.prefix}_global_latent", amortizer.global_flow, infer=auxiliary
+    def _current_layout(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout:
+        known = self._layout
+        caller = type(self).__name__
+        layout = find_layout(caller, self.model, args, kwargs, known.plate, known.names)
+        if (layout.outside, layout.inside, layout.dim) != (known.outside, known.inside, known.dim):
+            raise ValueError(
+                "AutoAmortizedFlow: only the size of the data's plate may change from call to "
+                f"call; the global latent sites (unconstrained) were {known.outside.shapes} and "
+                f"are {layout.outside.shapes}, those of a datum {known.inside.shapes} and are "
+                f"{layout.inside.shapes}"
             )
-            values |= layout.unpack_globals(theta)
-        whole = whole and len(rows) == layout.size
-        plate = numpyro.plate(
-            layout.plate, layout.size, None if whole else layout.subsample_size, dim=layout.dim
-        )
+        return layout
+
+    def _draw(self, layout: Layout, rows: Array, whole: bool = False) -> tuple[Values, Any, Any]:
+        """Unconstrained draws by site, the data's plate, and the model with its elements.
+
+        With ``whole``, for all data that there are features for, not for a subsample.
+        """
+        posterior = self._posterior()
+        infer = {"is_auxiliary": True}
+        theta, values = None, {}
+        if posterior.global_flow is not None:
+            site = f"_{self.prefix}_global_latent"
+            theta = numpyro.sample(site, posterior.global_flow, infer=infer)
+            values = layout.outside.unpack(theta)
+        has_all = len(rows) == layout.size
+        num = None if whole and has_all else layout.subsample_size
+        plate = numpyro.plate(layout.plate, layout.size, num, dim=layout.dim)
         with plate as indices:
-            if len(rows) == layout.size:
+            if has_all:
                 rows = rows[indices]
             elif len(rows) != len(indices):
                 raise ValueError(
@@ -237,35 +261,13 @@ class AutoAmortizedFlow(AutoGuide):
                     f"{layout.plate!r}, {layout.size}, or of the subsample, {len(indices)}; got "
                     f"{len(rows)} rows"
                 )
-            context = amortizer.context(rows, theta)
+            context = posterior.context(rows, theta)
             # The plate's dimension is the last but -1 - dim: there the other plates are.
             context = context.reshape(len(indices), *(1,) * (-1 - layout.dim), -1)
-            flow = amortizer.local_flow.condition(context)
-            z = numpyro.sample(f"_{self.prefix}_local_latent", flow, infer=auxiliary)
-        values |= layout.unpack_locals(z.reshape(len(indices), layout.local_size))
-        trace = replay(self.model, args, kwargs, layout.plate, indices, values)
-        latents = {}
-        # In the model's order, which NumPyro's mean-field ELBO asks for.
-        for name in (name for name in trace if name in values):
-            with plate if name in layout.local_shapes else contextlib.nullcontext():
-                latents[name] = numpyro.sample(name, constrained_draw(trace[name], values[name]))
-        return latents, trace
-
-    def _current_layout(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout:
-        known = self._layout
-        layout = find_layout(self.model, args, kwargs, known.plate, known.names)
-        if (layout.global_shapes, layout.local_shapes, layout.dim) != (
-            known.global_shapes,
-            known.local_shapes,
-            known.dim,
-        ):
-            raise ValueError(
-                "AutoAmortizedFlow: only the size of the data's plate may change from call to "
-                f"call; the global latent sites (unconstrained) were {known.global_shapes} and are "
-                f"{layout.global_shapes}, those of a datum {known.local_shapes} and are "
-                f"{layout.local_shapes}"
-            )
-        return layout
+            flow = posterior.local_flow.condition(context)
+            z = numpyro.sample(f"_{self.prefix}_local_latent", flow, infer=infer)
+        values |= layout.unpack_locals(z.reshape(len(indices), layout.inside.size))
+        return values, plate, OtherRows(self.model, {layout.plate: indices})
 
     def sample_posterior(
         self,
@@ -294,13 +296,12 @@ class AutoAmortizedFlow(AutoGuide):
 
         def draw(key: Array) -> dict[str, Array]:
             with handlers.seed(rng_seed=key), handlers.substitute(data=params):
-                latents, trace = self._draw(args, kwargs, whole=True)
-            deterministic = {
-                name: site["value"]
-                for name, site in trace.items()
-                if site["type"] == "deterministic"
-            }
-            return latents | deterministic
+                layout = self._current_layout(args, kwargs)
+                values, _, model = self._draw(layout, self._rows(args, kwargs), whole=True)
+                trace = run_at(model, args, kwargs, values)
+            return values_of(
+                {k: v for k, v in trace.items() if k in values or v["type"] == "deterministic"}
+            )
 
         num_draws = math.prod(sample_shape)
         num_rows = max(1, len(self._rows(args, kwargs)))
@@ -320,12 +321,12 @@ class AutoAmortizedFlow(AutoGuide):
         Raises:
           ValueError: if there are none, or the guide has not been run.
         """
-        amortizer = self._trained("global_posterior", params)
-        if amortizer.global_flow is None:
+        global_flow = self._trained("global_posterior", params).global_flow
+        if global_flow is None:
             raise ValueError(
                 "AutoAmortizedFlow.global_posterior: the model has no global latent variables"
             )
-        return amortizer.global_flow
+        return global_flow
 
     def local_posterior(
         self, params: dict[str, Any], rows: Array, global_latent: Array | None = None
@@ -344,22 +345,18 @@ class AutoAmortizedFlow(AutoGuide):
         Raises:
           ValueError: if shapes do not fit, or the guide has not been run.
         """
-        amortizer = self._trained("local_posterior", params)
+        posterior = self._trained("local_posterior", params)
         if self._sees_global != (global_latent is not None):
             raise ValueError(
                 "AutoAmortizedFlow.local_posterior: `global_latent` must be "
                 + (
-                    f"given, of shape (*batch, {self._layout.global_size})"
+                    f"given, of shape (*batch, {self._layout.outside.size})"
                     if self._sees_global
                     else "None: the local flow does not see it"
                 )
             )
-        return amortizer.local_flow.condition(amortizer.context(as_rows(rows), global_latent))
+        return posterior.local_flow.condition(posterior.context(as_rows(rows), global_latent))
 
-    def _trained(self, caller: str, params: dict[str, Any]) -> Amortizer:
-        if self.prototype_trace is None:
-            raise ValueError(
-                f"AutoAmortizedFlow.{caller}: the guide has not seen its model yet; run "
-                "`SVI.init`, or call `sample_posterior` with the model's arguments, first"
-            )
-        return handlers.substitute(self._amortizer, params)()
+    def _trained(self, caller: str, params: dict[str, Any]) -> AmortizedPosterior:
+        check_set_up(self, caller)
+        return handlers.substitute(self._posterior, params)()

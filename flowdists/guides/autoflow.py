@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,20 +18,18 @@ from numpyro.infer.autoguide import AutoContinuous, AutoGuide
 from numpyro.infer.initialization import init_to_uniform
 
 from flowdists import _check
-from flowdists.bijectors import Affine, Chain
-from flowdists.bijectors.base import Bijector
+from flowdists._model_sites import Packing, Sites, latent_sites
+from flowdists.bijectors import Affine, Bijector, Chain
 from flowdists.distribution import Flow
 from flowdists.flows import NSF
-from flowdists.guides._factory import for_one_dimension, is_factory
+from flowdists.guides.flow_argument import FlowArgument
 from flowdists.guides.module import flow_module
-from flowdists.guides.pathfinder import Start, pathfinder
-from flowdists.guides.replay import MoreRows, constrained_draw, run_at
-from flowdists.guides.start import check_gaussian, gaussian_start, ravel
+from flowdists.guides.pathfinder import Gaussian
+from flowdists.guides.replay import constrained_draw, has_live_supports, run_at
+from flowdists.guides.setup import check_set_up, setting_up
+from flowdists.guides.start import check_gaussian, gaussian_start, pathfinder_start
 
 Array = jax.Array
-
-MAX_START_ROWS = 10_000
-"""So many elements of subsampled plates Pathfinder sees at most, unless a subsample is larger."""
 
 
 class AutoFlow(AutoContinuous):
@@ -110,21 +107,12 @@ class AutoFlow(AutoContinuous):
         create_plates: Callable[..., Any] | None = None,
         **flow_options: Any,
     ) -> None:
-        if not (isinstance(flow, Flow) or is_factory(flow)):
-            raise TypeError(
-                "AutoFlow: `flow` must be a recipe such as flowdists.NSF, a function (key, "
-                f"event_shape) that returns a Flow, or a Flow; got {type(flow).__name__}"
-            )
-        if isinstance(flow, Flow) and flow_options:
-            raise TypeError(
-                f"AutoFlow: options {sorted(flow_options)} were given, but `flow` is built already"
-            )
-        self._flow = flow
-        self._flow_options = flow_options
-        self._init_scale = _check.positive("AutoFlow", "init_scale", init_scale)
+        caller = type(self).__name__
+        self._flow = FlowArgument(caller, "flow", flow, flow_options, Flow)
+        self._init_scale = _check.positive(caller, "init_scale", init_scale)
         self._path_derivative = path_derivative
-        self._guide_start: Callable[[Sequence[str]], Start] | None = None
         self._finds_start = init_loc_fn is None
+        self._guide_start: Callable[[Packing], Gaussian] | None = None
         super().__init__(
             model,
             prefix=prefix,
@@ -168,136 +156,71 @@ class AutoFlow(AutoContinuous):
         first = self._potential_fn
         self._potential_fn = self._potential_fn_gen(*args, **kwargs)
         try:
-            if not self._has_live_supports:
-                return super().__call__(*args, **kwargs)
             values = self._unpack_latent(self._sample_latent(*args, **kwargs))
-            trace = run_at(self.model, args, kwargs, values)
-            return {
-                name: numpyro.sample(name, constrained_draw(trace[name], value))
-                for name, value in values.items()
-            }
         finally:
             self._potential_fn = first
+        sites = self.prototype_trace
+        if self._has_live_supports:
+            sites = run_at(self.model, args, kwargs, values)
+        return {
+            name: numpyro.sample(name, constrained_draw(sites[name], value))
+            for name, value in values.items()
+        }
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        try:
+        with setting_up(self, args, kwargs):
             super()._setup_prototype(*args, **kwargs)
-            self._keep_order()
-            self._base = self._find_base()
-            # Supports that are more than numbers may depend on other sites, or on the data: they
-            # are then those of each run, not of the first one.
-            supports = [self.prototype_trace[name]["fn"].support for name in self._init_locs]
-            self._has_live_supports = not all(
-                isinstance(leaf, int | float) for leaf in jax.tree.leaves(supports)
-            )
-        except Exception:
-            self.prototype_trace = None  # so that a second attempt finds the same
-            self._refuse_discrete(*args, **kwargs)
-            raise
+            latents = latent_sites(self.prototype_trace)
+            self._concatenate(latents)
+            self._make_flow, self._base = self._resolve_flow()
+        self._has_live_supports = has_live_supports(latents)
 
-    def _refuse_discrete(self, *args: Any, **kwargs: Any) -> None:
-        """Say so, where NumPyro asks for a package that would not help."""
-        strategy = self.init_loc_fn
-        strategy = strategy if isinstance(strategy, functools.partial) else strategy()
-        model = handlers.substitute(handlers.seed(self.model, 0), substitute_fn=strategy)
-        with handlers.block():
-            sites = handlers.trace(model).get_trace(*args, **kwargs).items()
-        latents = {k: v for k, v in sites if v["type"] == "sample" and not v["is_observed"]}
-        discrete = [name for name, site in latents.items() if site["fn"].support.is_discrete]
-        if discrete:
-            raise ValueError(
-                "AutoFlow: `model` must have continuous latent variables only, got discrete ones: "
-                f"{discrete}; sum over their values, as numpyro.distributions.Mixture does"
-            ) from None
+    def _concatenate(self, latents: Sites) -> None:
+        # The sites are concatenated in the model's order. NumPyro's order depends on whether the
+        # key was traced and the first location valid, and the same parameters would mean another
+        # distribution.
+        self._packing = Packing({name: jnp.shape(self._init_locs[name]) for name in latents})
+        self._init_latent = self._packing.pack(self._init_locs)
+        self._unpack_latent = UnpackTransform(self._packing.unpack, self._packing.pack)
 
-    def _keep_order(self) -> None:
-        """Concatenate the sites in the model's order.
-
-        NumPyro's order depends on whether the key was traced and the first location valid, and the
-        same parameters would mean another distribution.
-        """
-        sites = [name for name in self.prototype_trace if name in self._init_locs]
-        self._init_locs = {name: self._init_locs[name] for name in sites}
-        shapes = [jnp.shape(value) for value in self._init_locs.values()]
-        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1].tolist()
-
-        def unpack(latent: Array) -> dict[str, Array]:
-            parts = zip(sites, jnp.split(latent, ends), shapes, strict=True)
-            return {name: jnp.reshape(part, shape) for name, part, shape in parts}
-
-        self._init_latent = ravel(self._init_locs)
-        self._unpack_latent = UnpackTransform(unpack, ravel)
-
-    def _find_base(self) -> dist.Distribution:
+    def _resolve_flow(self) -> tuple[Any, dist.Distribution]:
+        """The flow, or a function of a key that makes it, and its base."""
+        meaning = (
+            "an event has one dimension for each of the model's latent ones (unconstrained: "
+            f"{self._packing.shapes})"
+        )
+        flow = self._flow.resolve((self._packing.size,), meaning)
+        if isinstance(flow, Flow):
+            return flow, flow.base
         # Known values also where the guide is being traced: the base has to be one.
         with jax.ensure_compile_time_eval():
-            flow = self._make_flow(jax.random.key(0))
-        if not isinstance(flow, Flow):
-            raise TypeError(f"AutoFlow: `flow` must give a Flow, got {type(flow).__name__}")
-        if flow.event_shape != (self.latent_dim,) or flow.batch_shape:
-            sites = {name: jnp.shape(value) for name, value in self._init_locs.items()}
-            raise ValueError(
-                f"AutoFlow: `flow` must have events of shape ({self.latent_dim},), one dimension "
-                f"for each of the model's latent ones (unconstrained: {sites}), and no batch; got "
-                f"event shape {flow.event_shape} and batch shape {flow.batch_shape}"
-            )
-        return flow.base
+            return flow, flow(jax.random.key(0)).base
 
-    def _make_flow(self, key: Array) -> Any:
-        if isinstance(self._flow, Flow):
-            return self._flow
-        make, options = self._flow, self._flow_options
-        if self.latent_dim == 1:
-            make, options = for_one_dimension(make, options)
-        return make(key, (int(self.latent_dim),), **options)
-
-    def _find_start(self, key: Array) -> Start:
-        # Seeded, for models that draw minibatches.
-        seeded = handlers.seed(self._potential_fn, 0)
-        whole = MoreRows(seeded, self._start_sizes())
-
-        def potential(latent: Array, of: Callable[..., Array] = whole) -> Array:
-            return of(self._unpack_latent(latent))
-
-        with handlers.block():
-            try:
-                jax.eval_shape(potential, self._init_latent)
-            except (TypeError, ValueError):  # it has been given the rows of a minibatch only
-                potential = functools.partial(potential, of=seeded)
-            start = jax.jit(lambda key, x: pathfinder(key, potential, x))(key, self._init_latent)
-        # A model whose density is not finite anywhere on the way: as without Pathfinder.
-        found = jnp.isfinite(start.loc).all() & jnp.isfinite(start.scale).all()
-        width = jnp.full(self.latent_dim, self._init_scale)
-        plain = Start(self._init_latent, width if start.scale.ndim == 1 else jnp.diag(width))
-        return jax.tree.map(lambda x, y: jnp.where(found, x, y), start, plain)
-
-    def _start_sizes(self) -> dict[str, int]:
-        """How many elements of each subsampled plate Pathfinder sees."""
-        plates = {
-            name: site["args"]
-            for name, site in self.prototype_trace.items()
-            if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0])
-        }
-        # Plates may stand inside of each other.
-        most = int(MAX_START_ROWS ** (1 / max(len(plates), 1)))
-        return {name: min(size, max(most, num)) for name, (size, num) in plates.items()}
-
-    def _get_start(self) -> Start | None:
+    def _get_start(self) -> Gaussian | None:
+        """The start, its location and scale being ``numpyro.param`` sites; None without one."""
+        find: Callable[[], Gaussian]
         if self._guide_start is not None:
-            find = functools.cache(functools.partial(self._guide_start, list(self._init_locs)))
+            find = functools.partial(self._guide_start, self._packing)
         elif self._finds_start:
-            find = functools.cache(functools.partial(self._find_start, numpyro.prng_key()))
+            find = functools.partial(
+                pathfinder_start,
+                numpyro.prng_key(),
+                self._potential_fn,
+                self.prototype_trace,
+                self._packing,
+                self._init_latent,
+                self._init_scale,
+            )
         else:
             return None
+        find = functools.cache(find)
         # As functions, so that nothing is sought where the values are substituted.
         loc = numpyro.param(f"{self.prefix}_loc", lambda _: find().loc)
         scale = numpyro.param(f"{self.prefix}_scale", lambda _: find().scale)
-        return Start(jax.lax.stop_gradient(loc), jax.lax.stop_gradient(scale))
+        return Gaussian(jax.lax.stop_gradient(loc), jax.lax.stop_gradient(scale))
 
     def _get_posterior(self) -> Flow:
-        flow = flow_module(
-            f"{self.prefix}_flow", self._flow if isinstance(self._flow, Flow) else self._make_flow
-        )
+        flow = flow_module(f"{self.prefix}_flow", self._make_flow)
         start = self._get_start()
         if start is None:
             initial = Affine(self._init_latent, jnp.full(self.latent_dim, self._init_scale))
@@ -325,7 +248,7 @@ class AutoFlow(AutoContinuous):
 
     def get_base_dist(self) -> dist.Distribution:
         """The flow's base distribution."""
-        self._check_ready("get_base_dist")
+        check_set_up(self, "get_base_dist")
         return self._base
 
     def get_transform(self, params: dict[str, Any]) -> Bijector:
@@ -338,7 +261,7 @@ class AutoFlow(AutoContinuous):
         Raises:
           ValueError: if the guide has not been run, or ``params`` lacks one of its parameters.
         """
-        self._check_ready("get_posterior")
+        check_set_up(self, "get_posterior")
 
         def look_up(site: dict[str, Any]) -> Any:
             if site["type"] == "param" and site["name"] not in params:
@@ -419,7 +342,7 @@ class AutoFlow(AutoContinuous):
         Raises:
           ValueError: for a probability outside of [0, 1], or a number of draws below 1.
         """
-        self._check_ready("quantiles")
+        check_set_up(self, "quantiles")
         probabilities = np.asarray(quantiles, float)
         if not ((probabilities >= 0) & (probabilities <= 1)).all():
             raise ValueError(
@@ -432,13 +355,6 @@ class AutoFlow(AutoContinuous):
             name: jnp.quantile(jnp.asarray(value, float), probabilities, 0)
             for name, value in draws.items()
         }
-
-    def _check_ready(self, caller: str) -> None:
-        if self.prototype_trace is None:
-            raise ValueError(
-                f"AutoFlow.{caller}: the guide has not seen its model yet; run `SVI.init`, or call "
-                "`sample_posterior` with the model's arguments, first"
-            )
 
 
 class _PathDerivativeFlow(Flow):

@@ -1,87 +1,95 @@
-"""What users give for a flow of a guide: a recipe, another function, or the flow itself."""
+"""What users give for a guide's flow: a recipe, another function, or the flow itself."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+from flowdists.distribution import ConditionalFlow, Flow
+from flowdists.flows import MAF, NSF, Glow1D, RealNVP
+from flowdists.guides.module import is_factory
 
-from flowdists.guides._factory import for_one_dimension, is_factory
-
-Array = jax.Array
 Shape = tuple[int, ...]
 
 
-class Source:
-    """A flow that is still to be made, because its shapes depend on the model.
+class FlowArgument:
+    """An argument of a guide that gives a flow, whose shapes depend on the model.
 
     Args:
-      argument: name of the guide's argument, for error messages.
+      caller: the guide's name, for error messages.
+      argument: the argument's name, likewise.
       flow: a recipe, another function ``(key, event_shape)``, or a flow of type ``kind``.
-      options: what to pass to the function.
-      kind: :class:`~flowdists.Flow` or :class:`~flowdists.ConditionalFlow`.
+      options: passed to the function.
+      kind: the type of flow that the guide needs.
 
     Raises:
-      TypeError: if ``flow`` is none of these, or takes no options.
+      TypeError: if ``flow`` is none of these, or is a flow and there are options.
     """
 
     def __init__(
-        self, argument: str, flow: Any, options: Mapping[str, Any] | None, kind: type
+        self,
+        caller: str,
+        argument: str,
+        flow: Any,
+        options: Mapping[str, Any] | None,
+        kind: type[Flow] | type[ConditionalFlow],
     ) -> None:
         if not (isinstance(flow, kind) or is_factory(flow)):
             raise TypeError(
-                f"AutoAmortizedFlow: `{argument}` must be a recipe such as flowdists.NSF, a "
-                f"function that returns a {kind.__name__}, or a {kind.__name__}; got "
-                f"{type(flow).__name__}"
+                f"{caller}: `{argument}` must be a recipe such as flowdists.NSF, a function that "
+                f"returns a {kind.__name__}, or a {kind.__name__}; got {type(flow).__name__}"
             )
         if isinstance(flow, kind) and options:
             raise TypeError(
-                f"AutoAmortizedFlow: options {sorted(options)} were given, but `{argument}` is "
-                "built already"
+                f"{caller}: options {sorted(options)} were given, but `{argument}` is built already"
             )
-        self._argument = argument
+        self._name = f"{caller}: `{argument}`"
         self._flow = flow
         self._options = dict(options or {})
         self._kind = kind
 
-    def resolve(self, event_shape: Shape, context_shape: Shape | None = None) -> Any:
-        """The flow, or a function of a key that makes it, which have been seen to fit.
+    def resolve(self, event_shape: Shape, meaning: str, **shapes: Shape) -> Any:
+        """The flow, or a function of a key that makes it, which checks what it has made.
+
+        Args:
+          event_shape: the shape of the flow's events.
+          meaning: what an event is, for error messages.
+          **shapes: other shapes that the function is given, such as ``context_shape``.
 
         Raises:
-          TypeError: if the function returns something else.
-          ValueError: if the flow has other shapes.
+          TypeError: from the function, if it makes something else.
+          ValueError: if the flow has other shapes; from the function as well.
         """
-        if isinstance(self._flow, self._kind):
-            self._check(self._flow, event_shape, context_shape)
-            return self._flow
-        make, options = self._flow, self._options
-        if event_shape == (1,):
-            make, options = for_one_dimension(make, options)
-        if context_shape is not None:
-            options = options | {"context_shape": context_shape}
+        wanted = {"event_shape": event_shape, "batch_shape": (), **shapes}
 
-        def build(key: Array) -> Any:
-            return make(key, event_shape, **options)
-
-        # Known values also where the guide is being traced.
-        with jax.ensure_compile_time_eval():
-            self._check(build(jax.random.key(0)), event_shape, context_shape)
-        return build
-
-    def _check(self, flow: Any, event_shape: Shape, context_shape: Shape | None) -> None:
-        if not isinstance(flow, self._kind):
-            raise TypeError(
-                f"AutoAmortizedFlow: `{self._argument}` must give a {self._kind.__name__}, got "
-                f"{type(flow).__name__}"
-            )
-        wanted = {"event_shape": event_shape, "context_shape": context_shape, "batch_shape": ()}
-        for name, shape in wanted.items():
-            given = getattr(flow, name, shape)  # each kind has two of the three
-            if given != shape:
-                raise ValueError(
-                    f"AutoAmortizedFlow: `{self._argument}` must have {name} {shape}, got {given}; "
-                    "an event holds the unconstrained latent variables of one datum, or the "
-                    "global ones, and a context the encoder's output, then the global latent "
-                    "variables where the flow sees them"
+        def check(flow: Any) -> Any:
+            if not isinstance(flow, self._kind):
+                raise TypeError(
+                    f"{self._name} must give a {self._kind.__name__}, got {type(flow).__name__}"
                 )
+            for key, shape in wanted.items():
+                given = getattr(flow, key, shape)  # a ConditionalFlow has no batch shape
+                if given != shape:
+                    raise ValueError(
+                        f"{self._name} must have {key} {shape}, got {given}; {meaning}"
+                    )
+            return flow
+
+        if isinstance(self._flow, self._kind):
+            return check(self._flow)
+        make, options = self._flow, self._options | shapes
+        if event_shape == (1,):
+            make, options = _for_one_dimension(make, options)
+        return lambda key: check(make(key, event_shape, **options))
+
+
+def _for_one_dimension(flow: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """An autoregressive recipe in place of one that couples two dimensions."""
+    if isinstance(flow, functools.partial) and not flow.args:
+        flow, options = flow.func, flow.keywords | options
+    if flow is NSF:
+        return NSF, options | {"autoregressive": True}
+    if flow in (RealNVP, Glow1D):
+        return MAF, {name: value for name, value in options.items() if name != "mask"}
+    return flow, options

@@ -16,11 +16,15 @@ from flowdists._names import named_leaves
 from flowdists._pytree import is_float_array
 from flowdists.bijectors import Conditioned, Foreign
 from flowdists.distribution import ConditionalFlow, Flow
-from flowdists.guides._factory import is_factory
 
 Array = jax.Array
 Shape = tuple[int, ...]
 Prior: TypeAlias = dist.Distribution | Mapping[str, dist.Distribution] | Callable[[str, Shape], Any]
+
+
+def is_factory(flow: Any) -> bool:
+    """Whether ``flow`` is a function that makes a flow, not a pytree that can be called."""
+    return callable(flow) and jax.tree_util.all_leaves([flow])
 
 
 def flow_module(name: str, flow: Any, **options: Any) -> Any:

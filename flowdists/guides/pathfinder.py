@@ -1,4 +1,4 @@
-"""Where a guide starts: a Gaussian close to the posterior, found by optimization."""
+"""Pathfinder: a Gaussian close to a posterior, found along a path of an optimizer."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ _NUM_PROBES = 32
 _NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError)  # as JAX says that there is none
 
 
-class Start(NamedTuple):
-    """A Gaussian on unconstrained space, in whose units a guide's flow works.
+class Gaussian(NamedTuple):
+    """A normal distribution of vectors.
 
-    ``scale`` is a lower triangular factor of the covariance, or the standard deviations.
+    Attributes:
+      loc: the mean.
+      scale: a lower triangular factor of the covariance, or the standard deviations.
     """
 
     loc: Array
     scale: Array
 
     def as_layer(self) -> Bijector:
-        """The map from standard normal draws to the Gaussian's; nothing in it is trained."""
+        """The map from standard normal draws to this distribution's; nothing in it is trained."""
         if self.scale.ndim == 1:
             return Foreign(AffineTransform(self.loc, self.scale))
         return Foreign(LowerCholeskyAffine(self.loc, self.scale))
 
 
-def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array) -> Start:
+def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array) -> Gaussian:
     """Return the Gaussian with the best ELBO along an optimization path (Zhang et al. 2022).
 
     L-BFGS follows the log-density from ``position``; at every point of its path stands a Gaussian
@@ -78,7 +80,7 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
     is_dense = position.size <= MAX_HESSIAN_DIM
     curvature = _dense if is_dense else lambda p, x: _diagonal(probe_key, p, x)
 
-    def fit(x: Array) -> tuple[Array, Start]:
+    def fit(x: Array) -> tuple[Array, Gaussian]:
         scale, newton_step = curvature(potential, x)
 
         def elbo(loc: Array) -> Array:
@@ -91,7 +93,7 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
         elbos = jax.vmap(elbo)(candidates)
         elbos = jnp.where(jnp.isfinite(elbos), elbos, -jnp.inf)
         best = elbos.argmax()
-        return elbos[best], Start(candidates[best], scale)
+        return elbos[best], Gaussian(candidates[best], scale)
 
     elbos, starts = jax.lax.map(fit, path)
     best = elbos.argmax()

@@ -1,4 +1,4 @@
-"""The parts of an amortized guide, and what its local flow is given."""
+"""The density of an amortized guide: a flow of global variables, one of each datum's own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from flowdists.distribution import ConditionalFlow, Flow
 Array = jax.Array
 
 
-class Amortizer(NamedTuple):
+class AmortizedPosterior(NamedTuple):
     """The parts of an amortized guide.
 
     Attributes:
-      encoder: the network, of one row.
+      encoder: the network, which takes one row of the features.
       local_flow: the flow of a datum's latent variables. Its last layer is a shift and scale.
-      global_flow: that of the global ones, which ends alike; None if there are none.
+      global_flow: the flow of the global ones, with the same kind of last layer; None if there
+        are none.
       sees_global: whether the global ones are part of the local flow's context.
     """
 

@@ -1,4 +1,4 @@
-"""A model run at given values of its latent variables, where these are unconstrained."""
+"""A model run at given values of its latent sites, and with other rows of its plates."""
 
 from __future__ import annotations
 
@@ -13,30 +13,10 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
+from flowdists._model_sites import Sites
 from flowdists.bijectors._events import sum_last
 
 Array = jax.Array
-
-
-def replay(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    plate: str,
-    indices: Array,
-    values: Mapping[str, Array],
-) -> dict[str, Any]:
-    """As :func:`run_at`, for a choice of the data.
-
-    Args:
-      model: a NumPyro model.
-      args: its arguments.
-      kwargs: its keyword arguments.
-      plate: the plate of the data.
-      indices: the elements of the plate that are in this run.
-      values: unconstrained values by site.
-    """
-    return run_at(_Subsample(model, plate, indices), args, kwargs, values)
 
 
 def run_at(
@@ -44,10 +24,10 @@ def run_at(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     values: Mapping[str, Array],
-) -> dict[str, Any]:
+) -> Sites:
     """The trace of ``model`` at unconstrained ``values`` of its latent sites.
 
-    The supports are those of this very run: they may depend on the data, and on other sites.
+    The supports are those of this run: they may depend on the data and on other sites.
     """
 
     def constrain(site: dict[str, Any]) -> Array | None:
@@ -64,38 +44,42 @@ def run_at(
         )
 
 
-class _Subsample(Messenger):
-    """Sets the elements that a plate has, and with them its subsample size."""
-
-    def __init__(self, model: Callable[..., Any], plate: str, indices: Array) -> None:
-        super().__init__(model)
-        self._plate = plate
-        self._indices = indices
-
-    def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "plate" and msg["name"] == self._plate:
-            msg["args"] = (msg["args"][0], len(self._indices))
-            msg["value"] = self._indices
-
-
-class MoreRows(Messenger):
-    """Gives plates that are subsampled a larger subsample, or all of their elements."""
-
-    def __init__(self, model: Callable[..., Any], sizes: Mapping[str, int]) -> None:
-        super().__init__(model)
-        self._sizes = sizes
-
-    def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "plate" and msg["name"] in self._sizes:
-            size, num = msg["args"][0], self._sizes[msg["name"]]
-            msg["args"] = (size, num)
-            if num == size:
-                msg["value"] = jnp.arange(size)
+def has_live_supports(latents: Sites) -> bool:
+    """Whether a support holds more than numbers, so that it may depend on sites or on data."""
+    leaves = jax.tree.leaves([site["fn"].support for site in latents.values()])
+    return not all(isinstance(leaf, int | float) for leaf in leaves)
 
 
 def constrained_draw(site: dict[str, Any], unconstrained: Array) -> dist.Delta:
-    """The draw of a site, with the density of what it was made from carried over."""
-    value, event_dim = site["value"], site["fn"].event_dim
-    log_det = biject_to(site["fn"].support).log_abs_det_jacobian(unconstrained, value)
+    """The value of a site, with the density of the unconstrained draw carried over."""
+    event_dim = site["fn"].event_dim
+    transform = biject_to(site["fn"].support)
+    value = transform(unconstrained)
+    if numpyro.get_mask() is False:
+        return dist.Delta(value, event_dim=event_dim)
+    log_det = jnp.asarray(transform.log_abs_det_jacobian(unconstrained, value))
     log_det = sum_last(log_det, log_det.ndim - value.ndim + event_dim)
     return dist.Delta(value, log_density=-log_det, event_dim=event_dim)
+
+
+class OtherRows(Messenger):
+    """Gives plates other rows than the model would.
+
+    Args:
+      model: a NumPyro model.
+      rows: for each plate to change, the indices of its rows, or how many to draw at random.
+    """
+
+    def __init__(self, model: Callable[..., Any], rows: Mapping[str, Array | int]) -> None:
+        super().__init__(model)
+        self._rows = rows
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] != "plate" or msg["name"] not in self._rows:
+            return
+        rows = self._rows[msg["name"]]
+        if isinstance(rows, int):
+            msg["args"] = (msg["args"][0], rows)
+        else:
+            msg["args"] = (msg["args"][0], len(rows))
+            msg["value"] = rows

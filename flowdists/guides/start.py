@@ -1,14 +1,15 @@
-"""The Gaussian that one of NumPyro's guides has become, as a start for another guide."""
+"""The Gaussian that a guide starts from: found by Pathfinder, or another guide's."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from numpyro import handlers
 from numpyro.infer.autoguide import (
     AutoContinuous,
     AutoDiagonalNormal,
@@ -19,9 +20,14 @@ from numpyro.infer.autoguide import (
     AutoNormal,
 )
 
-from flowdists.guides.pathfinder import Start
+from flowdists._model_sites import Packing, Sites
+from flowdists.guides.pathfinder import Gaussian, pathfinder
+from flowdists.guides.replay import OtherRows
 
 Array = jax.Array
+
+MAX_ROWS = 10_000
+"""Pathfinder sees at most so many elements of subsampled plates, unless a subsample is larger."""
 
 _JOINT = (
     AutoDiagonalNormal,
@@ -51,39 +57,86 @@ def check_gaussian(caller: str, guide: Any) -> AutoGuide:
     return guide
 
 
-def gaussian_start(guide: AutoGuide, params: dict[str, Any]) -> Callable[[Sequence[str]], Start]:
-    """The Gaussian of ``guide``, as a function of the order of the unconstrained sites."""
+def gaussian_start(guide: AutoGuide, params: dict[str, Any]) -> Callable[[Packing], Gaussian]:
+    """The Gaussian of ``guide``, as a function of how the unconstrained sites make a vector."""
     if isinstance(guide, AutoNormal):
         return functools.partial(_independent, guide, params)
-    # Found now, because for that AutoLaplaceApproximation runs the model.
-    return functools.partial(_reordered, guide, _joint(guide, params))
-
-
-def ravel(values: dict[str, Array]) -> Array:
-    """The values of sites, concatenated."""
-    return jnp.concatenate([jnp.ravel(value) for value in values.values()] or [jnp.zeros(0)])
-
-
-def _joint(guide: AutoContinuous, params: dict[str, Any]) -> Start:
-    posterior = guide.get_posterior(params)
+    posterior = guide.get_posterior(params)  # now, because AutoLaplaceApproximation runs the model
     is_diagonal = isinstance(posterior, dist.Normal)
-    return Start(posterior.loc, posterior.scale if is_diagonal else posterior.scale_tril)
+    scale = posterior.scale if is_diagonal else posterior.scale_tril
+    return functools.partial(_reordered, guide, Gaussian(posterior.loc, scale))
 
 
-def _reordered(guide: AutoContinuous, start: Start, sites: Sequence[str]) -> Start:
-    """``start``, in the order of ``guide``'s own sites, in that of ``sites``."""
-    positions = guide._unpack_latent(jnp.arange(start.loc.size))
-    order = ravel({site: positions[site] for site in sites})
-    loc, scale = start.loc[order], start.scale[order]
+def _reordered(guide: AutoContinuous, gaussian: Gaussian, packing: Packing) -> Gaussian:
+    """``gaussian``, in the order of ``guide``'s own sites, in that of ``packing``."""
+    order = packing.pack(guide._unpack_latent(jnp.arange(gaussian.loc.size)))
+    loc, scale = gaussian.loc[order], gaussian.scale[order]
     if scale.ndim == 2:
         # Any factor of the covariance, turned into the triangular one.
         upper = jnp.linalg.qr(scale.T, mode="r")
         scale = jnp.where(jnp.diag(upper) < 0, -upper.T, upper.T)
-    return Start(loc, scale)
+    return Gaussian(loc, scale)
 
 
-def _independent(guide: AutoNormal, params: dict[str, Any], sites: Sequence[str]) -> Start:
-    def part(name: str) -> Array:
-        return ravel({site: params[f"{site}_{guide.prefix}_{name}"] for site in sites})
+def _independent(guide: AutoNormal, params: dict[str, Any], packing: Packing) -> Gaussian:
+    def pack(name: str) -> Array:
+        return packing.pack(
+            {site: params[f"{site}_{guide.prefix}_{name}"] for site in packing.shapes}
+        )
 
-    return Start(part("loc"), part("scale"))
+    return Gaussian(pack("loc"), pack("scale"))
+
+
+def pathfinder_start(
+    key: Array,
+    potential_fn: Callable[[dict[str, Array]], Array],
+    trace: Sites,
+    packing: Packing,
+    loc: Array,
+    scale: float,
+) -> Gaussian:
+    """The Gaussian that Pathfinder finds, for all data where the model subsamples them.
+
+    Args:
+      key: PRNG key.
+      potential_fn: minus the log-density, of unconstrained values by site.
+      trace: a trace of the model, for its plates.
+      packing: how the values make a vector.
+      loc: where to start.
+      scale: standard deviations around ``loc``, where no density on the way is finite.
+    """
+    # Seeded, for models that draw minibatches.
+    seeded = handlers.seed(potential_fn, 0)
+
+    def of_all_data(latent: Array) -> Array:
+        return OtherRows(seeded, _more_rows(trace))(packing.unpack(latent))
+
+    def of_given_data(latent: Array) -> Array:
+        return seeded(packing.unpack(latent))
+
+    with handlers.block():
+        potential = of_all_data
+        try:
+            jax.eval_shape(potential, loc)
+        except (TypeError, ValueError):  # the model has been given the rows of a minibatch only
+            potential = of_given_data
+        found = jax.jit(lambda key, x: pathfinder(key, potential, x))(key, loc)
+    is_finite = jnp.isfinite(found.loc).all() & jnp.isfinite(found.scale).all()
+    width = jnp.full(loc.shape, scale)
+    plain = Gaussian(loc, width if found.scale.ndim == 1 else jnp.diag(width))
+    return jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), found, plain)
+
+
+def _more_rows(trace: Sites) -> dict[str, Array | int]:
+    """For each subsampled plate the elements that Pathfinder sees: all, or so many at random."""
+    plates = {
+        name: site["args"]
+        for name, site in trace.items()
+        if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0])
+    }
+    # Plates may be nested.
+    most = int(MAX_ROWS ** (1 / max(len(plates), 1)))
+    counts = {name: min(size, max(most, num)) for name, (size, num) in plates.items()}
+    return {
+        name: jnp.arange(num) if num == plates[name][0] else num for name, num in counts.items()
+    }

@@ -51,7 +51,7 @@ class TestMisuse:
             (no_local, (), {}, "there must be local latent sites"),
             (no_local, (), {"plate": "data"}, "inside of the plate 'data'"),
             (linear_gaussian, (), {"plate": "rows"}, r"one of the model's plates, \['data'\]"),
-            (discrete, (), {}, "'k' is discrete"),
+            (discrete, (), {}, r"discrete ones: \['k'\]"),
             (two_plates, (), {}, r"several plates have latent sites, \['data', 'others'\]"),
             (two_plates, (3, 2), {}, "several plates have latent sites"),
             (two_plates, (3, 2), {"plate": "data"}, "'a' is inside of 'others', which is sub"),

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 from numpyro import infer
 
 import flowdists as fd
@@ -94,3 +95,23 @@ class TestParts:
         params = drawn_params(guide, jnp.ones(6), 3)
         assert draws_of(guide.global_posterior, params) == (4,)
         assert draws_of(guide.local_posterior, params, np.ones(2), np.ones(4)) == (2, 1)
+
+
+class TestModelRuns:
+    """Each run of the model's Python code costs time at every compilation."""
+
+    def test_numbers_of_runs(self):
+        calls = []
+
+        def counted(y):
+            calls.append(len(y))
+            hierarchical(y)
+
+        guide = gaussian_guide(counted, context_size=2)
+        y = linear_gaussian_data(6)
+        svi = infer.SVI(counted, guide, optax.sgd(1e-2), infer.Trace_ELBO())
+        state = jax.eval_shape(lambda key: svi.init(key, y), KEY)
+        assert len(calls) <= 4  # NumPyro's search for a start, and the run of SVI
+        calls.clear()
+        jax.eval_shape(lambda state: svi.update(state, y), state)
+        assert len(calls) == 2  # the guide's, for the layout, and that of SVI
