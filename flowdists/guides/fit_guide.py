@@ -112,6 +112,45 @@ def fit_guide(
         if not isinstance(guide, AutoGuide):
             raise TypeError("fit_guide: `model` is needed, as `guide` is not an automatic guide")
         model = guide.model
+    optimizer = _checked_optimizer(optimizer, clip_norm, learning_rate, num_steps)
+    svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=16) if loss is None else loss)
+    state = svi.init(key, *args, init_params=init_params, **kwargs)
+    if loss is None and isinstance(guide, AutoFlow):
+        svi.guide = guide.with_path_derivative()
+    best = _Best(svi.get_params(state))
+    unknown = sorted(set(init_params or ()) - set(best.params))
+    if unknown:
+        raise ValueError(
+            f"fit_guide: `init_params` must name parameters, got {unknown}; there are "
+            f"{sorted(best.params)}"
+        )
+    bar = progress_bar(num_steps, progress, unit="step")
+    try:
+        _optimize(svi, state, best, num_steps, bar, args, kwargs)
+    except KeyboardInterrupt:
+        warnings.warn(
+            f"fit_guide: interrupted after {len(best.result().losses)} of {num_steps} steps; the "
+            "best parameters so far are returned",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    finally:
+        bar.close()
+    result = best.result()
+    num_skipped = int(np.isnan(result.losses).sum())
+    if num_skipped:
+        warnings.warn(
+            f"fit_guide: {num_skipped} of {len(result.losses)} steps were skipped, because their "
+            "loss or gradient was not finite: the guide reaches where the model's density is not",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def _checked_optimizer(
+    optimizer: Any, clip_norm: float | None, learning_rate: float, num_steps: int
+) -> Any:
     if clip_norm is not None:
         _check.positive("fit_guide", "clip_norm", clip_norm)
     if optimizer is None:
@@ -122,24 +161,78 @@ def fit_guide(
             "fit_guide: `optimizer` must be an optax optimizer, as `optax.adam(1e-3)`, got "
             f"{type(optimizer).__name__}"
         )
-    svi = SVI(
-        model,
-        guide,
-        clipped(optimizer, clip_norm),
-        Trace_ELBO(num_particles=16) if loss is None else loss,
-    )
-    state = svi.init(key, *args, init_params=init_params, **kwargs)
-    if loss is None and isinstance(guide, AutoFlow):
-        svi.guide = guide.with_path_derivative()
-    best, losses = GuideFit(svi.get_params(state), np.empty(0)), []
-    unknown = sorted(set(init_params or ()) - set(best.params))
-    if unknown:
-        raise ValueError(
-            f"fit_guide: `init_params` must name parameters, got {unknown}; there are "
-            f"{sorted(best.params)}"
-        )
-    size = math.ceil(num_steps / NUM_CHUNKS)
+    return clipped(optimizer, clip_norm)
 
+
+class _Best:
+    """The best parameters so far, and the losses of all steps.
+
+    Args:
+      params: the parameters before the first step.
+    """
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.loss = self._error = math.inf
+        self._losses: list[np.ndarray] = []
+
+    def record(self, losses: np.ndarray) -> None:
+        """Add the losses of a chunk."""
+        self._losses.append(losses)
+
+    def judge(self, losses: np.ndarray, params: dict[str, Any]) -> float:
+        """Keep the parameters after a chunk if its finite losses are good; return their median."""
+        # The median, because an ELBO has outliers.
+        low, median, high = (float(q) for q in np.quantile(losses, (0.25, 0.5, 0.75)))
+        if median < self.loss:
+            self.loss, self._error = median, (high - low) / math.sqrt(len(losses))
+        # Luck alone would pick parameters from before the learning rate has fallen.
+        if median <= self.loss + NOISE * self._error:
+            self.params = params
+        return median
+
+    def result(self) -> GuideFit:
+        return GuideFit(self.params, np.concatenate([np.empty(0), *self._losses]))
+
+
+def _optimize(
+    svi: SVI,
+    state: Any,
+    best: _Best,
+    num_steps: int,
+    bar: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Run all steps, a chunk at a time, and judge the parameters after each."""
+    size = math.ceil(num_steps / NUM_CHUNKS)
+    run = _compiled_chunk(svi, num_steps, size, args, kwargs)
+    for first in range(0, num_steps, size):
+        count = min(size, num_steps - first)
+        state, chunk_losses, finite = run(state, first)
+        losses = np.asarray(chunk_losses[:count])
+        best.record(losses)
+        good = losses[np.isfinite(losses)]
+        num_bad = count - len(good)
+        if num_bad > MAX_SKIPPED * count or not finite:
+            what = f"{num_bad} of {count} losses or gradients are" if finite else "a parameter is"
+            raise NonFiniteLossError(
+                f"fit_guide: {what} not finite within steps {first} to {first + count - 1}; "
+                "the best parameters before that are in this error's `result`",
+                best.result(),
+            )
+        median = best.judge(good, svi.get_params(state))
+        bar.set_postfix({"loss": f"{median:.4f}", "best": f"{best.loss:.4f}"}, refresh=False)
+        bar.update(count)
+
+
+def _compiled_chunk(
+    svi: SVI, num_steps: int, size: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[Any, int], tuple[Any, Array, Array]]:
+    """A function of SVI's state and a step's number that runs the next ``size`` steps.
+
+    It returns the new state, the losses, and whether all parameters are finite.
+    """
     # JAX arrays, which may be large, are arguments of the program; everything else, which a model
     # may need as it is, is part of it.
     leaves, structure = jax.tree.flatten((args, kwargs))
@@ -164,49 +257,4 @@ def fit_guide(
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(svi.get_params(state))]
         return state, losses, jnp.array(finite).all()
 
-    best_loss = best_error = math.inf
-    bar = progress_bar(num_steps, progress, unit="step")
-    try:
-        for first in range(0, num_steps, size):
-            count = min(size, num_steps - first)
-            state, chunk_losses, finite = run(state, first, arrays)
-            losses.append(np.asarray(chunk_losses[:count]))
-            good = losses[-1][np.isfinite(losses[-1])]
-            num_bad = count - len(good)
-            if num_bad > MAX_SKIPPED * count or not finite:
-                what = (
-                    f"{num_bad} of {count} losses or gradients are" if finite else "a parameter is"
-                )
-                raise NonFiniteLossError(
-                    f"fit_guide: {what} not finite within steps {first} to {first + count - 1}; "
-                    "the best parameters before that are in this error's `result`",
-                    best._replace(losses=np.concatenate(losses)),
-                )
-            # The median, because an ELBO has outliers.
-            low, median, high = (float(q) for q in np.quantile(good, (0.25, 0.5, 0.75)))
-            if median < best_loss:
-                best_loss, best_error = median, (high - low) / math.sqrt(len(good))
-            # Luck alone would pick parameters from before the learning rate has fallen.
-            if median <= best_loss + NOISE * best_error:
-                best = best._replace(params=svi.get_params(state))
-            bar.set_postfix({"loss": f"{median:.4f}", "best": f"{best_loss:.4f}"}, refresh=False)
-            bar.update(count)
-    except KeyboardInterrupt:
-        warnings.warn(
-            f"fit_guide: interrupted after {sum(map(len, losses))} of {num_steps} steps; the best "
-            "parameters so far are returned",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    finally:
-        bar.close()
-    best = best._replace(losses=np.concatenate([np.empty(0), *losses]))
-    num_skipped = int(np.isnan(best.losses).sum())
-    if num_skipped:
-        warnings.warn(
-            f"fit_guide: {num_skipped} of {len(best.losses)} steps were skipped, because their "
-            "loss or gradient was not finite: the guide reaches where the model's density is not",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return best
+    return lambda state, first: run(state, first, arrays)
