@@ -37,7 +37,7 @@ _MEANING = (
 
 
 class AutoAmortizedFlow(AutoGuide):
-    r"""A guide for models with a latent variable for every datum: the data's size is no matter.
+    r"""A guide for models with latent variables for every datum, for data of any size.
 
     .. math:: q(\theta, z \mid x) = q(\theta) \prod_i q(z_i \mid e(x_i), \theta)
 
@@ -67,7 +67,7 @@ class AutoAmortizedFlow(AutoGuide):
       flow: the local flow: a recipe; or a function ``(key, event_shape, context_shape=...)`` that
         returns a :class:`~flowdists.ConditionalFlow`; or a ConditionalFlow, whose context is as
         long as the encoder's output and, if it follows, the global vector together. With one latent
-        dimension for each datum, recipes that need two give way to their autoregressive kin.
+        dimension for each datum, a coupling recipe is replaced by an autoregressive one.
       global_flow: the same for the global latent variables, without a context.
       flow_options: passed to ``flow``, such as ``{"num_layers": 4}``.
       global_options: passed to ``global_flow``.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
@@ -25,6 +24,7 @@ from flowdists.flows import NSF
 from flowdists.guides.flow_argument import FlowArgument
 from flowdists.guides.module import flow_module
 from flowdists.guides.pathfinder import Gaussian
+from flowdists.guides.quantiles import QuantilesOfDraws
 from flowdists.guides.replay import constrained_draw, has_live_supports, run_at
 from flowdists.guides.setup import check_set_up, setting_up
 from flowdists.guides.start import check_gaussian, gaussian_start, pathfinder_start
@@ -32,7 +32,7 @@ from flowdists.guides.start import check_gaussian, gaussian_start, pathfinder_st
 Array = jax.Array
 
 
-class AutoFlow(AutoContinuous):
+class AutoFlow(QuantilesOfDraws, AutoContinuous):
     r"""A guide for any model with continuous latent variables: a flow over all of them.
 
     The latent variables, unconstrained and concatenated, are ``start(affine(flow(z)))``: ``flow``
@@ -43,9 +43,9 @@ class AutoFlow(AutoContinuous):
     ``path_derivative``, an inverse of the flow more.
 
     Where a model subsamples its data, Pathfinder sees all of them, or ten thousand at random. (A
-    start from n rows of N is off by about the root of N/n posterior deviations.) That takes a model
-    that picks its own rows, by the plate's indices or by ``numpyro.subsample``; where it is given
-    the rows of a minibatch, these are all that there is, and they had better be many at first.
+    start from n rows of N is off by about the root of N/n posterior standard deviations.) For that
+    the model has to pick its own rows, by the plate's indices or by ``numpyro.subsample``. Where it
+    is given the rows of a minibatch, Pathfinder sees only these: let the first be a large one.
 
     A :class:`numpyro.infer.autoguide.AutoContinuous` guide, for :class:`~numpyro.infer.SVI` with
     any of NumPyro's ELBOs, :class:`~numpyro.infer.Predictive`, neural transport and so on.
@@ -54,8 +54,8 @@ class AutoFlow(AutoContinuous):
     Args:
       model: a NumPyro model.
       flow: a recipe; or a function ``(key, event_shape)`` that returns a :class:`~flowdists.Flow`;
-        or a Flow on as many dimensions as the model has latent ones. With one latent dimension,
-        recipes that need two give way to their autoregressive kin.
+        or a Flow on as many dimensions as the model has latent ones. With one latent dimension, a
+        coupling recipe is replaced by an autoregressive one.
       prefix: prefix of the parameters' names: ``{prefix}_flow...``, ``{prefix}_affine...`` and,
         held where it was found, the start's ``{prefix}_loc`` and ``{prefix}_scale``.
       init_loc_fn: where to start instead, one of NumPyro's initialization strategies; without
@@ -305,56 +305,6 @@ class AutoFlow(AutoContinuous):
                 guide._setup_prototype(*args, **kwargs)
         latent = guide.get_posterior(params).sample(rng_key, sample_shape)
         return guide._unpack_and_constrain(latent, params)
-
-    def median(
-        self, params: dict[str, Any], *, key: Array | None = None, num_samples: int = 10_000
-    ) -> dict[str, Array]:
-        """Estimate the median of every latent variable, and of the deterministic sites.
-
-        Args:
-          params: trained parameters.
-          key: PRNG key of the draws; the same one each time unless given.
-          num_samples: number of draws; the error is about 1.25 standard deviations over its root.
-        """
-        return self.quantiles(params, 0.5, key=key, num_samples=num_samples)
-
-    def quantiles(
-        self,
-        params: dict[str, Any],
-        quantiles: float | Sequence[float],
-        *,
-        key: Array | None = None,
-        num_samples: int = 10_000,
-    ) -> dict[str, Array]:
-        """Estimate quantiles of every latent variable, and of the deterministic sites.
-
-        They are those of draws, because a flow has no others in closed form.
-
-        Args:
-          params: trained parameters.
-          quantiles: probabilities, a number or a sequence.
-          key: PRNG key of the draws; the same one each time unless given.
-          num_samples: number of draws.
-
-        Returns:
-          For each site, ``(*quantiles_shape, *site_shape)``.
-
-        Raises:
-          ValueError: for a probability outside of [0, 1], or a number of draws below 1.
-        """
-        check_set_up(self, "quantiles")
-        probabilities = np.asarray(quantiles, float)
-        if not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise ValueError(
-                f"AutoFlow.quantiles: `quantiles` must be in [0, 1], got {quantiles!r}"
-            )
-        num_samples = _check.positive_int("AutoFlow.quantiles", "num_samples", num_samples)
-        key = jax.random.key(0) if key is None else key
-        draws = self.sample_posterior(key, params, sample_shape=(num_samples,))
-        return {
-            name: jnp.quantile(jnp.asarray(value, float), probabilities, 0)
-            for name, value in draws.items()
-        }
 
 
 class _PathDerivativeFlow(Flow):

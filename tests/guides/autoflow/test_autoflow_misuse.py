@@ -53,7 +53,7 @@ MISUSE = {
     ),
     "batch": (
         lambda: call(AutoFlow(regression, THREE.expand((2,))), *DATA),
-        ["flow", "(3,)", "batch shape (2,)"],
+        ["flow", "batch_shape ()", "(2,)"],
     ),
     "conditional": (lambda: AutoFlow(regression, CONDITIONAL), ["flow", "ConditionalFlow"]),
     "conditional recipe": (
