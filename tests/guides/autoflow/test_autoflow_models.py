@@ -225,7 +225,7 @@ class TestSubsampledPlates:
         np.testing.assert_allclose(params["auto_scale"][0, 0], self.DEVIATION, rtol=1e-3)
 
     def test_of_rows_that_are_too_many_a_part(self, monkeypatch):
-        monkeypatch.setattr("flowdists.guides.autoflow.MAX_START_ROWS", 800)
+        monkeypatch.setattr("flowdists.guides.start.MAX_ROWS", 800)
         params = params_of(AutoFlow(by_indices, linear), jnp.asarray(ROWS))
         mode = self.DEVIATION**2 * ROWS.sum() / 2**2
         # Four rows of five, each counted for 5/4: as far off as the root of 1000/800 - 1.
