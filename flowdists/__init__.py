@@ -44,6 +44,15 @@ from flowdists.diagnostics import (
     uniformity_pvalues,
 )
 from flowdists.flow import Flow
+from flowdists.guides import (
+    AutoAmortizedFlow,
+    AutoFlow,
+    GuideFit,
+    NeuTraReparam,
+    fit_guide,
+    flow_module,
+    random_flow_module,
+)
 from flowdists.images import (
     ConvCoupling,
     ConvNet,
@@ -64,15 +73,6 @@ from flowdists.images import (
     image_log_prob,
     reduce_bits,
     to_uint8,
-)
-from flowdists.infer import (
-    AutoAmortizedFlow,
-    AutoFlow,
-    GuideFit,
-    NeuTraReparam,
-    fit_guide,
-    flow_module,
-    random_flow_module,
 )
 from flowdists.io import load, save
 from flowdists.networks import MADE, MLP, DeepSets, ResidualMLP

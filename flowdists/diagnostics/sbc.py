@@ -11,7 +11,7 @@ import numpy as np
 from numpyro import handlers
 
 from flowdists import _check
-from flowdists.sbi.sites import Values, latent_and_observed, values_of
+from flowdists._model_sites import Values, latent_and_observed, values_of
 
 Array = jax.Array
 Quantities = Callable[[Values, Values], Mapping[str, Any]]

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 
+from flowdists._model_sites import Values
 from flowdists._pytree import make_pytree_class, static
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
-from flowdists.sbi.sites import Sites, Values
+from flowdists.sbi.sites import Sites
 
 Array = jax.Array
 

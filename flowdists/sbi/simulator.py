@@ -15,8 +15,9 @@ from numpyro.infer.util import helpful_support_errors
 from numpyro.ops.provenance import eval_provenance
 
 from flowdists import _check
+from flowdists._model_sites import Trace, Values, latent_and_observed, values_of
 from flowdists.bijectors.compose.concatenated import Concatenation
-from flowdists.sbi.sites import Sites, Trace, Values, latent_and_observed, values_of
+from flowdists.sbi.sites import Sites
 
 Array = jax.Array
 CHUNK = 4096  # simulations that are computed at once

@@ -159,7 +159,7 @@ _FLOWS = Stage(
 )
 _IMAGES = Stage("images", (Tests("tests/images"), Tests("tests/io"), Tests("tests/test_*.py")))
 _INFERENCE = Stage(
-    "inference", (Tests("tests/diagnostics"), Tests("tests/infer"), Tests("tests/sbi"))
+    "inference", (Tests("tests/diagnostics"), Tests("tests/guides"), Tests("tests/sbi"))
 )
 _EVERYTHING = Stage("everything", (Tests("flowdists"), Tests("tests")), with_heavy=True)
 

@@ -1,0 +1,315 @@
+"""The guide that puts a flow over all latent variables of a model."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.distributions.transforms import UnpackTransform
+from numpyro.infer.autoguide import AutoContinuous, AutoGuide
+from numpyro.infer.initialization import init_to_uniform
+
+from flowdists import _check
+from flowdists._model_sites import Packing, Trace, latent_sites
+from flowdists.bijectors import Affine, Bijector, Chain
+from flowdists.flow import Flow
+from flowdists.guides.flow_argument import FlowArgument
+from flowdists.guides.module import flow_module
+from flowdists.guides.pathfinder import Gaussian
+from flowdists.guides.quantiles import QuantilesOfDraws
+from flowdists.guides.replay import constrained_draw, has_live_supports, run_at
+from flowdists.guides.setup import check_set_up, setting_up
+from flowdists.guides.start import check_gaussian, gaussian_start, pathfinder_start
+from flowdists.recipes import NSF
+
+Array = jax.Array
+
+
+class AutoFlow(QuantilesOfDraws, AutoContinuous):
+    r"""A guide for any model with continuous latent variables: a flow over all of them.
+
+    The latent variables, unconstrained and concatenated, are ``start(affine(flow(z)))``: ``flow``
+    as given, new ones being the identity; ``affine`` a shift and scale of every dimension,
+    trained; ``start`` a fixed Gaussian that sets the units, so that one learning rate suits all
+    models. By default Pathfinder finds that Gaussian when the parameters are initialized (up to 60
+    steps of L-BFGS). An ELBO costs one evaluation of each layer's network per particle; with
+    ``path_derivative``, an inverse of the flow more.
+
+    Where a model subsamples its data, Pathfinder sees all of them, or ten thousand at random. (A
+    start from n rows of N is off by about the root of N/n posterior standard deviations.) For that
+    the model has to pick its own rows, by the plate's indices or by ``numpyro.subsample``. Where it
+    is given the rows of a minibatch, Pathfinder sees only these: let the first be a large one.
+
+    A :class:`numpyro.infer.autoguide.AutoContinuous` guide, for :class:`~numpyro.infer.SVI` with
+    any of NumPyro's ELBOs, :class:`~numpyro.infer.Predictive`, neural transport and so on.
+    :func:`~flowdists.fit_guide` trains it with defaults that need no tuning.
+
+    Args:
+      model: a NumPyro model.
+      flow: a recipe; or a function ``(key, event_shape)`` that returns a :class:`~flowdists.Flow`;
+        or a Flow on as many dimensions as the model has latent ones. With one latent dimension, a
+        coupling recipe is replaced by an autoregressive one.
+      prefix: prefix of the parameters' names: ``{prefix}_flow...``, ``{prefix}_affine...`` and,
+        held where it was found, the start's ``{prefix}_loc`` and ``{prefix}_scale``.
+      init_loc_fn: where to start instead, one of NumPyro's initialization strategies; without
+        one, Pathfinder.
+      init_scale: standard deviations around ``init_loc_fn``'s values, in unconstrained space.
+      path_derivative: whether gradients leave out the score of the flow's own parameters, which
+        has mean zero ("sticking the landing", Roeder, Wu & Duvenaud 2017). Their variance then
+        vanishes as the guide becomes exact; each costs an inverse of the flow more. For an ELBO:
+        in the gradient of :class:`~numpyro.infer.RenyiELBO` the score has another mean.
+      create_plates: as in :class:`~numpyro.infer.autoguide.AutoGuide`.
+      **flow_options: passed to the recipe or function, such as ``num_layers=4``.
+
+    Raises:
+      ValueError: for an option out of range; when the guide first runs, if the flow has another
+        number of dimensions than the model, or the model has discrete latent variables.
+      RuntimeError: when the guide first runs, if the model has no latent variables, or no finite
+        density where it starts.
+      TypeError: if ``flow`` is none of the above.
+
+    >>> import numpyro, numpyro.distributions as dist, optax
+    >>> def model(y):
+    ...     scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    ...     with numpyro.plate("data", 3):
+    ...         x = numpyro.sample("x", dist.Normal(0, scale))
+    ...         numpyro.sample("y", dist.Normal(x, 1), obs=y)
+    >>> y = jnp.array([1.0, -1.0, 0.5])
+    >>> guide = AutoFlow(model, IAF, num_layers=1, hidden_sizes=(16,))
+    >>> svi = numpyro.infer.SVI(model, guide, optax.adam(1e-3), numpyro.infer.Trace_ELBO())
+    >>> params = svi.run(jax.random.key(0), 10, y, progress_bar=False).params
+    >>> draws = guide.sample_posterior(jax.random.key(1), params, sample_shape=(100,))
+    >>> {name: value.shape for name, value in sorted(draws.items())}
+    {'scale': (100,), 'x': (100, 3)}
+    """
+
+    # NumPyro's, which has no types.
+    prototype_trace: Any
+    _init_locs: dict[str, Array]
+    _potential_fn: Callable[..., Any]
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        flow: Any = NSF,
+        *,
+        prefix: str = "auto",
+        init_loc_fn: Callable[..., Any] | None = None,
+        init_scale: float = 0.1,
+        path_derivative: bool = False,
+        create_plates: Callable[..., Any] | None = None,
+        **flow_options: Any,
+    ) -> None:
+        caller = type(self).__name__
+        self._flow = FlowArgument(caller, "flow", flow, flow_options, Flow)
+        self._init_scale = _check.positive(caller, "init_scale", init_scale)
+        self._path_derivative = path_derivative
+        self._finds_start = init_loc_fn is None
+        self._guide_start: Callable[[Packing], Gaussian] | None = None
+        super().__init__(
+            model,
+            prefix=prefix,
+            init_loc_fn=init_to_uniform if init_loc_fn is None else init_loc_fn,
+            create_plates=create_plates,
+        )
+
+    @classmethod
+    def from_guide(
+        cls, guide: AutoGuide, params: dict[str, Any], flow: Any = NSF, **options: Any
+    ) -> AutoFlow:
+        """A guide that starts as a trained Gaussian one, with the same ELBO.
+
+        Args:
+          guide: an AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal,
+            AutoLowRankMultivariateNormal or AutoLaplaceApproximation, after its training.
+          params: its parameters, as from ``svi.get_params``.
+          flow: as in the constructor. One that is not the identity at first changes the start.
+          **options: as in the constructor.
+
+        Raises:
+          TypeError: if the guide is another.
+          ValueError: if it has not been run.
+        """
+        check_gaussian("AutoFlow.from_guide", guide)
+        new = cls(guide.model, flow, init_loc_fn=guide.init_loc_fn, **options)
+        new._guide_start = gaussian_start(guide, params)
+        return new
+
+    def with_path_derivative(self) -> AutoFlow:
+        """The same guide, which shares its parameters, with ``path_derivative=True``."""
+        guide = copy.copy(self)
+        guide._path_derivative = True
+        return guide
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        # A start is sought for the present data, not for those that the guide first saw; but
+        # present ones may be traced, and must not stay.
+        first = self._potential_fn
+        self._potential_fn = self._potential_fn_gen(*args, **kwargs)
+        try:
+            values = self._unpack_latent(self._sample_latent(*args, **kwargs))
+        finally:
+            self._potential_fn = first
+        sites = self.prototype_trace
+        if self._has_live_supports:
+            sites = run_at(self.model, args, kwargs, values)
+        return {
+            name: numpyro.sample(name, constrained_draw(sites[name], value))
+            for name, value in values.items()
+        }
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        with setting_up(self, args, kwargs):
+            super()._setup_prototype(*args, **kwargs)
+            latents = latent_sites(self.prototype_trace)
+            self._concatenate(latents)
+            self._make_flow, self._base = self._resolve_flow()
+        self._has_live_supports = has_live_supports(latents)
+
+    def _concatenate(self, latents: Trace) -> None:
+        # The sites are concatenated in the model's order. NumPyro's order depends on whether the
+        # key was traced and the first location valid, and the same parameters would mean another
+        # distribution.
+        self._packing = Packing({name: jnp.shape(self._init_locs[name]) for name in latents})
+        self._init_latent = self._packing.pack(self._init_locs)
+        self._unpack_latent = UnpackTransform(self._packing.unpack, self._packing.pack)
+
+    def _resolve_flow(self) -> tuple[Any, dist.Distribution]:
+        """The flow, or a function of a key that makes it, and its base."""
+        meaning = (
+            "an event has one dimension for each of the model's latent ones (unconstrained: "
+            f"{self._packing.shapes})"
+        )
+        flow = self._flow.resolve((self._packing.size,), meaning)
+        if isinstance(flow, Flow):
+            return flow, flow.base
+        # Known values also where the guide is being traced: the base has to be one.
+        with jax.ensure_compile_time_eval():
+            return flow, flow(jax.random.key(0)).base
+
+    def _get_start(self) -> Gaussian | None:
+        """The start, its location and scale being ``numpyro.param`` sites; None without one."""
+        find: Callable[[], Gaussian]
+        if self._guide_start is not None:
+            find = functools.partial(self._guide_start, self._packing)
+        elif self._finds_start:
+            find = functools.partial(
+                pathfinder_start,
+                numpyro.prng_key(),
+                self._potential_fn,
+                self.prototype_trace,
+                self._packing,
+                self._init_latent,
+                self._init_scale,
+            )
+        else:
+            return None
+        find = functools.cache(find)
+        # As functions, so that nothing is sought where the values are substituted.
+        loc = numpyro.param(f"{self.prefix}_loc", lambda _: find().loc)
+        scale = numpyro.param(f"{self.prefix}_scale", lambda _: find().scale)
+        return Gaussian(jax.lax.stop_gradient(loc), jax.lax.stop_gradient(scale))
+
+    def _get_posterior(self) -> Flow:
+        flow = flow_module(f"{self.prefix}_flow", self._make_flow)
+        start = self._get_start()
+        if start is None:
+            initial = Affine(self._init_latent, jnp.full(self.latent_dim, self._init_scale))
+        else:
+            initial = Affine(jnp.zeros(self.latent_dim), jnp.ones(self.latent_dim))
+        layers = [flow.bijector, flow_module(f"{self.prefix}_affine", initial)]
+        if start is not None:
+            layers.append(start.as_layer())
+        return Flow(self._base, Chain(layers))
+
+    def _sample_latent(self, *args: Any, **kwargs: Any) -> Array:
+        posterior = self._get_posterior()
+        if self._path_derivative:
+            posterior = _PathDerivativeFlow(posterior.base, posterior.bijector)
+        site = f"_{self.prefix}_latent"
+        return numpyro.sample(site, posterior, infer={"is_auxiliary": True})
+
+    def _unpack_and_constrain(self, latent_sample: Array, params: dict[str, Any]) -> dict[str, Any]:
+        # The model's own parameters are substituted, because NumPyro takes those that it is given
+        # here for unconstrained ones.
+        sites = self.prototype_trace.items()
+        own = [name for name, site in sites if site["type"] == "param" and name in params]
+        with handlers.substitute(data={name: params[name] for name in own}):
+            return super()._unpack_and_constrain(latent_sample, {})
+
+    def get_base_dist(self) -> dist.Distribution:
+        """The flow's base distribution."""
+        check_set_up(self, "get_base_dist")
+        return self._base
+
+    def get_transform(self, params: dict[str, Any]) -> Bijector:
+        """The bijector from the base to the unconstrained latent variables."""
+        return self.get_posterior(params).bijector
+
+    def get_posterior(self, params: dict[str, Any]) -> Flow:
+        """The flow over the unconstrained latent variables, concatenated in the model's order.
+
+        Raises:
+          ValueError: if the guide has not been run, or ``params`` lacks one of its parameters.
+        """
+        check_set_up(self, "get_posterior")
+
+        def look_up(site: dict[str, Any]) -> Any:
+            if site["type"] == "param" and site["name"] not in params:
+                raise ValueError(
+                    f"AutoFlow: `params` must hold {site['name']!r}, got only {sorted(params)}"
+                )
+            return params.get(site["name"])
+
+        # Blocked, because inside of another model these are values, not parameters to train.
+        return handlers.block(handlers.substitute(self._get_posterior, substitute_fn=look_up))()
+
+    def sample_posterior(
+        self,
+        rng_key: Array,
+        params: dict[str, Any],
+        *args: Any,
+        sample_shape: tuple[int, ...] = (),
+        **kwargs: Any,
+    ) -> dict[str, Array]:
+        """Draw from the guide, with the model's deterministic sites.
+
+        Args:
+          rng_key: PRNG key.
+          params: trained parameters.
+          *args: the model's arguments; needed only if the guide has not been run, as after
+            loading parameters in a new process, or run by a jitted function; or where
+            deterministic sites are wanted for other arguments.
+          sample_shape: shape of independent draws.
+          **kwargs: the model's keyword arguments.
+
+        Returns:
+          Each site's draws, ``(*sample_shape, *site_shape)``.
+
+        Raises:
+          ValueError: if ``params`` lacks one of the guide's parameters.
+        """
+        guide = self
+        if self.prototype_trace is None or args or kwargs:
+            guide = self if self.prototype_trace is None else copy.copy(self)
+            with handlers.seed(rng_seed=rng_key):
+                guide._setup_prototype(*args, **kwargs)
+        latent = guide.get_posterior(params).sample(rng_key, sample_shape)
+        return guide._unpack_and_constrain(latent, params)
+
+
+class _PathDerivativeFlow(Flow):
+    """A flow whose density does not pass gradients to its parameters, but to the draw."""
+
+    def _log_prob(self, value: Array, intermediates: list[Any] | None) -> Array:
+        frozen = Flow(self.base, jax.lax.stop_gradient(self.bijector))
+        return frozen.log_prob(value)

@@ -1,0 +1,259 @@
+"""Training a guide with defaults that need no tuning."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoGuide
+
+from flowdists import _check
+from flowdists.guides.autoflow import AutoFlow
+from flowdists.training.optimizer import clipped, default_optimizer
+from flowdists.training.result import NonFiniteLossError, progress_bar
+
+Array = jax.Array
+
+NUM_CHUNKS = 50
+"""A fit is cut into this many compiled runs; after each, the parameters are judged."""
+
+NOISE = 3.0
+"""How many standard errors above the best loss pass for as good: the best of many is lucky."""
+
+MAX_SKIPPED = 0.5
+"""The most of a chunk's steps that may be skipped, because they are not finite."""
+
+
+class GuideFit(NamedTuple):
+    """A trained guide's parameters and how they got there.
+
+    Attributes:
+      params: the best parameters, by name, for the guide's ``sample_posterior`` and
+        ``get_posterior`` and NumPyro's ``Predictive``.
+      losses: the loss of every step, minus an estimate of the ELBO in nats; NaN where the step was
+        skipped, because its loss or gradient was not finite.
+    """
+
+    params: dict[str, Any]
+    losses: np.ndarray
+
+
+def fit_guide(
+    key: Array,
+    guide: Any,
+    *args: Any,
+    model: Callable[..., Any] | None = None,
+    loss: Any = None,
+    num_steps: int = 5000,
+    learning_rate: float = 5e-3,
+    optimizer: Any = None,
+    clip_norm: float | None = 10.0,
+    init_params: dict[str, Any] | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> GuideFit:
+    """Train ``guide`` by stochastic variational inference, with :class:`numpyro.infer.SVI`.
+
+    The defaults are meant for :class:`~flowdists.AutoFlow`: Adam with clipped gradients, whose
+    learning rate warms up and falls to zero, 16 particles, and, with the default loss, gradients by
+    the path derivative, which are less noisy. The parameters with the best loss
+    (the median over a fiftieth of the steps; up to noise, the latest) are returned, also after
+    Ctrl-C.
+
+    The path derivative needs an inverse of the flow at every step. For flows that are slow to
+    invert, as an :class:`~flowdists.IAF` is, ``loss=Trace_ELBO(num_particles=16)`` leaves it off.
+
+    A step whose loss or gradient is not finite is skipped: one draw among many may lie where the
+    model overflows. A warning tells how many were; more than half of a fiftieth are an error.
+
+    Args:
+      key: PRNG key.
+      guide: a NumPyro guide.
+      *args: the model's arguments. JAX arrays are traced, so that they are not copied into the
+        program; what the model needs as it is should be a NumPy array or a number.
+      model: the model; by default the automatic guide's own.
+      loss: a NumPyro ELBO; unless given, ``Trace_ELBO(num_particles=16)`` with the path derivative.
+      num_steps: number of steps.
+      learning_rate: of the default optimizer, at its peak.
+      optimizer: an optax optimizer instead.
+      clip_norm: the most that a gradient's global norm may be; None for no limit.
+      init_params: where to start, by name; parameters that it lacks start afresh.
+      progress: whether to show a progress bar.
+      **kwargs: the model's keyword arguments.
+
+    Returns:
+      The parameters and the losses.
+
+    Raises:
+      NonFiniteLossError: if more than half of the losses and gradients in a fiftieth of the steps,
+        or a parameter, are NaN or infinite; ``result`` holds the best until then.
+      TypeError: if there is no model, or an argument is of the wrong type.
+      ValueError: for a number out of range, or a name in ``init_params`` that is no parameter's.
+
+    >>> import numpyro, numpyro.distributions as dist
+    >>> def model():
+    ...     numpyro.sample("x", dist.Gamma(3.0, 1.0))
+    >>> guide = AutoFlow(model, MAF, num_layers=1, hidden_sizes=(8,))
+    >>> params, losses = fit_guide(jax.random.key(0), guide, num_steps=100, progress=False)
+    >>> losses.shape
+    (100,)
+    """
+    key = _check.key("fit_guide", key)
+    _check.positive_int("fit_guide", "num_steps", num_steps)
+    if model is None:
+        if not isinstance(guide, AutoGuide):
+            raise TypeError("fit_guide: `model` is needed, as `guide` is not an automatic guide")
+        model = guide.model
+    optimizer = _checked_optimizer(optimizer, clip_norm, learning_rate, num_steps)
+    svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=16) if loss is None else loss)
+    state = svi.init(key, *args, init_params=init_params, **kwargs)
+    if loss is None and isinstance(guide, AutoFlow):
+        svi.guide = guide.with_path_derivative()
+    best = _Best(svi.get_params(state))
+    unknown = sorted(set(init_params or ()) - set(best.params))
+    if unknown:
+        raise ValueError(
+            f"fit_guide: `init_params` must name parameters, got {unknown}; there are "
+            f"{sorted(best.params)}"
+        )
+    bar = progress_bar(num_steps, progress, unit="step")
+    try:
+        _optimize(svi, state, best, num_steps, bar, args, kwargs)
+    except KeyboardInterrupt:
+        warnings.warn(
+            f"fit_guide: interrupted after {len(best.result().losses)} of {num_steps} steps; the "
+            "best parameters so far are returned",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    finally:
+        bar.close()
+    result = best.result()
+    num_skipped = int(np.isnan(result.losses).sum())
+    if num_skipped:
+        warnings.warn(
+            f"fit_guide: {num_skipped} of {len(result.losses)} steps were skipped, because their "
+            "loss or gradient was not finite: the guide reaches where the model's density is not",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def _checked_optimizer(
+    optimizer: Any, clip_norm: float | None, learning_rate: float, num_steps: int
+) -> Any:
+    if clip_norm is not None:
+        _check.positive("fit_guide", "clip_norm", clip_norm)
+    if optimizer is None:
+        rate = _check.positive("fit_guide", "learning_rate", learning_rate)
+        optimizer = default_optimizer(rate, num_steps)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "fit_guide: `optimizer` must be an optax optimizer, as `optax.adam(1e-3)`, got "
+            f"{type(optimizer).__name__}"
+        )
+    return clipped(optimizer, clip_norm)
+
+
+class _Best:
+    """The best parameters so far, and the losses of all steps.
+
+    Args:
+      params: the parameters before the first step.
+    """
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.loss = self._error = math.inf
+        self._losses: list[np.ndarray] = []
+
+    def record(self, losses: np.ndarray) -> None:
+        """Add the losses of a chunk."""
+        self._losses.append(losses)
+
+    def judge(self, losses: np.ndarray, params: dict[str, Any]) -> float:
+        """Keep the parameters after a chunk if its finite losses are good; return their median."""
+        # The median, because an ELBO has outliers.
+        low, median, high = (float(q) for q in np.quantile(losses, (0.25, 0.5, 0.75)))
+        if median < self.loss:
+            self.loss, self._error = median, (high - low) / math.sqrt(len(losses))
+        # Luck alone would pick parameters from before the learning rate has fallen.
+        if median <= self.loss + NOISE * self._error:
+            self.params = params
+        return median
+
+    def result(self) -> GuideFit:
+        return GuideFit(self.params, np.concatenate([np.empty(0), *self._losses]))
+
+
+def _optimize(
+    svi: SVI,
+    state: Any,
+    best: _Best,
+    num_steps: int,
+    bar: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Run all steps, a chunk at a time, and judge the parameters after each."""
+    size = math.ceil(num_steps / NUM_CHUNKS)
+    run = _compiled_chunk(svi, num_steps, size, args, kwargs)
+    for first in range(0, num_steps, size):
+        count = min(size, num_steps - first)
+        state, chunk_losses, finite = run(state, first)
+        losses = np.asarray(chunk_losses[:count])
+        best.record(losses)
+        good = losses[np.isfinite(losses)]
+        num_bad = count - len(good)
+        if num_bad > MAX_SKIPPED * count or not finite:
+            what = f"{num_bad} of {count} losses or gradients are" if finite else "a parameter is"
+            raise NonFiniteLossError(
+                f"fit_guide: {what} not finite within steps {first} to {first + count - 1}; "
+                "the best parameters before that are in this error's `result`",
+                best.result(),
+            )
+        median = best.judge(good, svi.get_params(state))
+        bar.set_postfix({"loss": f"{median:.4f}", "best": f"{best.loss:.4f}"}, refresh=False)
+        bar.update(count)
+
+
+def _compiled_chunk(
+    svi: SVI, num_steps: int, size: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[Any, int], tuple[Any, Array, Array]]:
+    """A function of SVI's state and a step's number that runs the next ``size`` steps.
+
+    It returns the new state, the losses, and whether all parameters are finite.
+    """
+    # JAX arrays, which may be large, are arguments of the program; everything else, which a model
+    # may need as it is, is part of it.
+    leaves, structure = jax.tree.flatten((args, kwargs))
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+
+    @jax.jit
+    def run(state: Any, first: int, arrays: dict[int, Array]) -> tuple[Any, Array, Array]:
+        given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+        args, kwargs = jax.tree.unflatten(structure, given)
+
+        def update(state: Any) -> tuple[Any, Array]:
+            state, loss = svi.stable_update(state, *args, **kwargs)
+            return state, loss.astype(float)
+
+        def rest(state: Any) -> tuple[Any, Array]:
+            return state, jnp.zeros(())
+
+        def step(state: Any, index: Array) -> tuple[Any, Array]:
+            return jax.lax.cond(index < num_steps, update, rest, state)
+
+        state, losses = jax.lax.scan(step, state, first + jnp.arange(size))
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(svi.get_params(state))]
+        return state, losses, jnp.array(finite).all()
+
+    return lambda state, first: run(state, first, arrays)

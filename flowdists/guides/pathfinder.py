@@ -1,0 +1,160 @@
+"""Pathfinder: a Gaussian close to a posterior, found along a path of an optimizer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine
+
+from flowdists.bijectors import Bijector, Foreign
+
+Array = jax.Array
+
+MAX_HESSIAN_DIM = 128
+"""Up to this many latent dimensions the whole Hessian is computed, beyond it the diagonal."""
+
+_NUM_ITERATIONS = 60
+_NUM_DRAWS = 64
+_NUM_PROBES = 32
+
+_NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError)  # as JAX says that there is none
+
+
+class Gaussian(NamedTuple):
+    """A normal distribution of vectors.
+
+    Attributes:
+      loc: the mean.
+      scale: a lower triangular factor of the covariance, or the standard deviations.
+    """
+
+    loc: Array
+    scale: Array
+
+    def as_layer(self) -> Bijector:
+        """The map from standard normal draws to this distribution's; nothing in it is trained."""
+        if self.scale.ndim == 1:
+            return Foreign(AffineTransform(self.loc, self.scale))
+        return Foreign(LowerCholeskyAffine(self.loc, self.scale))
+
+
+def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array) -> Gaussian:
+    """Return the Gaussian with the best ELBO along an optimization path (Zhang et al. 2022).
+
+    L-BFGS follows the log-density from ``position``; at every point of its path stands a Gaussian
+    with the local curvature. Where a posterior has no mode, as that of a hierarchical scale, a
+    point on the way wins. Curvatures are exact here, not L-BFGS's own estimates, up to
+    :data:`MAX_HESSIAN_DIM` dimensions; beyond, they are diagonal (Hutchinson's estimate). Where the
+    gradient has no derivative (a function with a reverse rule of its own, a special function), they
+    are its differences.
+
+    Args:
+      key: PRNG key for the draws that estimate the ELBOs.
+      potential: minus the log-density, of a vector.
+      position: where to start.
+
+    Returns:
+      The Gaussian. It is not finite where no ELBO along the path is.
+    """
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(potential)
+
+    def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, Array], Array]:
+        x, state = carry
+        value, grad = value_and_grad(x, state=state)
+        updates, state = solver.update(grad, state, x, value=value, grad=grad, value_fn=potential)
+        return (optax.apply_updates(x, updates), state), x
+
+    carry = (position, solver.init(position))
+    _, path = jax.lax.scan(step, carry, length=_NUM_ITERATIONS)
+
+    draw_key, probe_key = jax.random.split(key)
+    half = jax.random.normal(draw_key, (_NUM_DRAWS // 2, position.size), position.dtype)
+    # In pairs, whose mean is zero: otherwise a point beside a normal posterior's mean could win.
+    noise = jnp.concatenate([half, -half])
+    is_dense = position.size <= MAX_HESSIAN_DIM
+    curvature = _dense if is_dense else lambda p, x: _diagonal(probe_key, p, x)
+
+    def fit(x: Array) -> tuple[Array, Gaussian]:
+        scale, newton_step = curvature(potential, x)
+
+        def elbo(loc: Array) -> Array:
+            draws = loc + (noise @ scale.T if is_dense else noise * scale)
+            log_volume = jnp.log(jnp.diag(scale) if is_dense else scale).sum()
+            return log_volume - jax.lax.map(potential, draws, batch_size=16).mean()
+
+        # The point itself, or where its curvature says that the mode is.
+        candidates = jnp.stack([x, x + newton_step])
+        elbos = jax.vmap(elbo)(candidates)
+        elbos = jnp.where(jnp.isfinite(elbos), elbos, -jnp.inf)
+        best = elbos.argmax()
+        return elbos[best], Gaussian(candidates[best], scale)
+
+    elbos, starts = jax.lax.map(fit, path)
+    best = elbos.argmax()
+    return jax.tree.map(lambda x: jnp.where(elbos[best] > -jnp.inf, x[best], jnp.nan), starts)
+
+
+def _dense(potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """The factor of the inverse of the absolute Hessian at ``x``, and Newton's step."""
+    hessian = _times_hessian(potential, x, jnp.eye(x.size, dtype=x.dtype), jax.vmap)
+    # In units that make the diagonal one: correlated predictors that are not centred would
+    # otherwise lose their small eigenvalues to rounding.
+    units = jax.lax.rsqrt(_positive(jnp.diag(hessian), 1e-12))
+    values, vectors = jnp.linalg.eigh(hessian * units * units[:, None])
+    factor = units[:, None] * vectors / jnp.sqrt(_positive(values))
+    covariance = factor @ factor.T
+    return jnp.linalg.cholesky(covariance), -covariance @ jax.grad(potential)(x)
+
+
+def _positive(curvature: Array, least: float = 1e-6) -> Array:
+    """Negative curvature counts with its size; what is flat gets a large scale, not infinity."""
+    size = jnp.abs(curvature)
+    return jnp.maximum(size, least * size.max())
+
+
+def _diagonal(key: Array, potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """As :func:`_dense` for the diagonal of the Hessian: the best independent Gaussian's scales."""
+    signs = jax.random.rademacher(key, (_NUM_PROBES, x.size), x.dtype)
+    products = _times_hessian(potential, x, signs, _one_by_one)
+    diagonal = _positive((signs * products).mean(0))
+    return jax.lax.rsqrt(diagonal), -jax.grad(potential)(x) / diagonal
+
+
+def _one_by_one(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return functools.partial(jax.lax.map, function)
+
+
+def _times_hessian(
+    potential: Callable[[Array], Array],
+    x: Array,
+    vectors: Array,
+    mapped: Callable[[Callable[[Array], Array]], Callable[[Array], Array]],
+) -> Array:
+    """The Hessian at ``x`` times each of ``vectors``, by the cheapest way that there is."""
+    gradient = jax.grad(potential)
+
+    def forward(vector: Array) -> Array:
+        return jax.jvp(gradient, (x,), (vector,))[1]
+
+    def reverse(vector: Array) -> Array:
+        return jax.grad(lambda x: jnp.vdot(gradient(x), vector))(x)
+
+    def differences(vector: Array) -> Array:
+        # Unconstrained coordinates are logarithms and the like, whose scale is one; the cube root
+        # balances what is truncated and what is rounded.
+        step = jnp.finfo(x.dtype).eps ** (1 / 3) * jnp.maximum(1.0, jnp.abs(x * vector).max())
+        ahead, behind = x + step * vector, x - step * vector
+        return (gradient(ahead) - gradient(behind)) / (2 * step)
+
+    for product in (forward, reverse):
+        try:
+            return mapped(product)(vectors)
+        except _NO_DERIVATIVE:  # an error of the model's own comes again below
+            continue
+    return mapped(differences)(vectors)

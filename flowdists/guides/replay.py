@@ -1,0 +1,85 @@
+"""A model run at given values of its latent sites, and with other rows of its plates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.primitives import Messenger
+
+from flowdists._model_sites import Trace
+from flowdists.bijectors._events import sum_last
+
+Array = jax.Array
+
+
+def run_at(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    values: Mapping[str, Array],
+) -> Trace:
+    """The trace of ``model`` at unconstrained ``values`` of its latent sites.
+
+    The supports are those of this run: they may depend on the data and on other sites.
+    """
+
+    def constrain(site: dict[str, Any]) -> Array | None:
+        if site["type"] != "sample" or site["name"] not in values:
+            return None
+        return biject_to(site["fn"].support)(values[site["name"]])
+
+    key = numpyro.prng_key()
+    seeded = handlers.seed(model, rng_seed=jax.random.key(0) if key is None else key)
+    # The model's own parameters pass through the block, because supports may depend on them.
+    with handlers.block(hide_fn=lambda site: site["type"] != "param"):
+        return handlers.trace(handlers.substitute(seeded, substitute_fn=constrain)).get_trace(
+            *args, **kwargs
+        )
+
+
+def has_live_supports(latents: Trace) -> bool:
+    """Whether a support holds more than numbers, so that it may depend on sites or on data."""
+    leaves = jax.tree.leaves([site["fn"].support for site in latents.values()])
+    return not all(isinstance(leaf, int | float) for leaf in leaves)
+
+
+def constrained_draw(site: dict[str, Any], unconstrained: Array) -> dist.Delta:
+    """The value of a site, with the density of the unconstrained draw carried over."""
+    event_dim = site["fn"].event_dim
+    transform = biject_to(site["fn"].support)
+    value = transform(unconstrained)
+    if numpyro.get_mask() is False:
+        return dist.Delta(value, event_dim=event_dim)
+    log_det = jnp.asarray(transform.log_abs_det_jacobian(unconstrained, value))
+    log_det = sum_last(log_det, log_det.ndim - value.ndim + event_dim)
+    return dist.Delta(value, log_density=-log_det, event_dim=event_dim)
+
+
+class OtherRows(Messenger):
+    """Gives plates other rows than the model would.
+
+    Args:
+      model: a NumPyro model.
+      rows: for each plate to change, the indices of its rows, or how many to draw at random.
+    """
+
+    def __init__(self, model: Callable[..., Any], rows: Mapping[str, Array | int]) -> None:
+        super().__init__(model)
+        self._rows = rows
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] != "plate" or msg["name"] not in self._rows:
+            return
+        rows = self._rows[msg["name"]]
+        if isinstance(rows, int):
+            msg["args"] = (msg["args"][0], rows)
+        else:
+            msg["args"] = (msg["args"][0], len(rows))
+            msg["value"] = rows

@@ -1,0 +1,142 @@
+"""The Gaussian that a guide starts from: found by Pathfinder, or another guide's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.infer.autoguide import (
+    AutoContinuous,
+    AutoDiagonalNormal,
+    AutoGuide,
+    AutoLaplaceApproximation,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
+
+from flowdists._model_sites import Packing, Trace
+from flowdists.guides.pathfinder import Gaussian, pathfinder
+from flowdists.guides.replay import OtherRows
+
+Array = jax.Array
+
+MAX_ROWS = 10_000
+"""Pathfinder sees at most so many elements of subsampled plates, unless a subsample is larger."""
+
+_JOINT = (
+    AutoDiagonalNormal,
+    AutoLaplaceApproximation,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+)
+
+
+def check_gaussian(caller: str, guide: Any) -> AutoGuide:
+    """``guide``, if it is one of NumPyro's Gaussian ones and has been run.
+
+    Raises:
+      TypeError: if it is another.
+      ValueError: if it has not been run.
+    """
+    if not isinstance(guide, (AutoNormal, *_JOINT)):
+        raise TypeError(
+            f"{caller}: `guide` must be one of numpyro's Gaussian guides (AutoNormal, "
+            f"AutoMultivariateNormal, ...), got {type(guide).__name__}"
+        )
+    if guide.prototype_trace is None:
+        raise ValueError(
+            f"{caller}: `guide` has not been run; initialize it with `SVI.init` or call it with "
+            "the model's arguments"
+        )
+    return guide
+
+
+def gaussian_start(guide: AutoGuide, params: dict[str, Any]) -> Callable[[Packing], Gaussian]:
+    """The Gaussian of ``guide``, as a function of how the unconstrained sites make a vector."""
+    if isinstance(guide, AutoNormal):
+        return functools.partial(_independent, guide, params)
+    posterior = guide.get_posterior(params)  # now, because AutoLaplaceApproximation runs the model
+    is_diagonal = isinstance(posterior, dist.Normal)
+    scale = posterior.scale if is_diagonal else posterior.scale_tril
+    return functools.partial(_reordered, guide, Gaussian(posterior.loc, scale))
+
+
+def _reordered(guide: AutoContinuous, gaussian: Gaussian, packing: Packing) -> Gaussian:
+    """``gaussian``, in the order of ``guide``'s own sites, in that of ``packing``."""
+    order = packing.pack(guide._unpack_latent(jnp.arange(gaussian.loc.size)))
+    loc, scale = gaussian.loc[order], gaussian.scale[order]
+    if scale.ndim == 2:
+        # Any factor of the covariance, turned into the triangular one.
+        upper = jnp.linalg.qr(scale.T, mode="r")
+        scale = jnp.where(jnp.diag(upper) < 0, -upper.T, upper.T)
+    return Gaussian(loc, scale)
+
+
+def _independent(guide: AutoNormal, params: dict[str, Any], packing: Packing) -> Gaussian:
+    def pack(name: str) -> Array:
+        return packing.pack(
+            {site: params[f"{site}_{guide.prefix}_{name}"] for site in packing.shapes}
+        )
+
+    return Gaussian(pack("loc"), pack("scale"))
+
+
+def pathfinder_start(
+    key: Array,
+    potential_fn: Callable[[dict[str, Array]], Array],
+    trace: Trace,
+    packing: Packing,
+    loc: Array,
+    scale: float,
+) -> Gaussian:
+    """The Gaussian that Pathfinder finds, for all data where the model subsamples them.
+
+    Args:
+      key: PRNG key.
+      potential_fn: minus the log-density, of unconstrained values by site.
+      trace: a trace of the model, for its plates.
+      packing: how the values make a vector.
+      loc: where to start.
+      scale: standard deviations around ``loc``, where no density on the way is finite.
+    """
+    # Seeded, for models that draw minibatches.
+    seeded = handlers.seed(potential_fn, 0)
+
+    def of_all_data(latent: Array) -> Array:
+        return OtherRows(seeded, _more_rows(trace))(packing.unpack(latent))
+
+    def of_given_data(latent: Array) -> Array:
+        return seeded(packing.unpack(latent))
+
+    with handlers.block():
+        potential = of_all_data
+        try:
+            jax.eval_shape(potential, loc)
+        except (TypeError, ValueError):  # the model has been given the rows of a minibatch only
+            potential = of_given_data
+        found = jax.jit(lambda key, x: pathfinder(key, potential, x))(key, loc)
+    is_finite = jnp.isfinite(found.loc).all() & jnp.isfinite(found.scale).all()
+    width = jnp.full(loc.shape, scale)
+    plain = Gaussian(loc, width if found.scale.ndim == 1 else jnp.diag(width))
+    return jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), found, plain)
+
+
+def _more_rows(trace: Trace) -> dict[str, Array | int]:
+    """For each subsampled plate the elements that Pathfinder sees: all, or so many at random."""
+    plates = {
+        name: site["args"]
+        for name, site in trace.items()
+        if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0])
+    }
+    # Plates may be nested.
+    most = int(MAX_ROWS ** (1 / max(len(plates), 1)))
+    counts = {name: min(size, max(most, num)) for name, (size, num) in plates.items()}
+    return {
+        name: jnp.arange(num) if num == plates[name][0] else num for name, num in counts.items()
+    }
