@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from flowdists.bijectors import MaskedAutoregressive, Repeat
-from flowdists.transformers import Affine, RationalQuadratic
+from flowdists.transformers import RationalQuadratic, ShiftScale
 
-TRANSFORMERS = {"affine": Affine(), "spline": RationalQuadratic()}
+TRANSFORMERS = {"affine": ShiftScale(), "spline": RationalQuadratic()}
 
 
 def make_stack(key, transformer, args):

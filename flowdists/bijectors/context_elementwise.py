@@ -44,9 +44,9 @@ class ContextElementwise(Bijector):
       TypeError: for a key that is not a key, or a conditioner that is not callable.
       ValueError: for a bad shape, or a conditioner whose output does not fit.
 
-    >>> from flowdists.transformers import Affine
+    >>> from flowdists.transformers import ShiftScale
     >>> key, context = jax.random.key(0), jnp.ones((7, 2))
-    >>> layer = ContextElementwise(key, Affine(), (4,), (2,), hidden_sizes=())
+    >>> layer = ContextElementwise(key, ShiftScale(), (4,), (2,), hidden_sizes=())
     >>> y, log_det = layer.forward_and_log_det(jnp.zeros((7, 4)), context)
     >>> y.shape, log_det.shape
     ((7, 4), (7,))

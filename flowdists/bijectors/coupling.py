@@ -18,7 +18,7 @@ from flowdists.bijectors.partition import Mask, make_partition
 from flowdists.networks.base import Activation
 from flowdists.networks.conditioner import as_conditioner, flatten_context
 from flowdists.networks.mlp import MLP, ResidualMLP
-from flowdists.transformers import Affine, RationalQuadratic, Transformer
+from flowdists.transformers import RationalQuadratic, ShiftScale, Transformer
 from flowdists.transformers.base import check_transformer
 
 
@@ -188,7 +188,7 @@ class AffineCoupling(Coupling):
     def __init__(
         self, key: Array, event_shape: Sequence[int], *, scale: str = "tanh", **options: Any
     ) -> None:
-        super().__init__(key, event_shape, transformer=Affine(scale=scale), **options)
+        super().__init__(key, event_shape, transformer=ShiftScale(scale=scale), **options)
 
 
 class SplineCoupling(Coupling):

@@ -175,7 +175,7 @@ class AutoAmortizedFlow(AutoGuide):
         context_shape = (self._context_size,)
         units = functools.partial(
             ContextElementwise,
-            transformer=transformers.Affine(),
+            transformer=transformers.ShiftScale(),
             event_shape=self._local_loc.shape,
             context_shape=context_shape,
             hidden_sizes=(),

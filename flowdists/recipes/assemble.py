@@ -18,7 +18,7 @@ from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow, Recipe
 from flowdists.networks.base import Activation
 from flowdists.networks.embedding import Embedding
-from flowdists.transformers import Affine
+from flowdists.transformers import ShiftScale
 
 
 def assemble(
@@ -92,7 +92,7 @@ def assemble(
         from_base = [
             ContextElementwise(
                 base_key,
-                Affine(scale="exp"),
+                ShiftScale(scale="exp"),
                 event_shape,
                 network["context_shape"],
                 hidden_sizes=hidden_sizes,

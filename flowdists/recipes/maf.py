@@ -12,7 +12,7 @@ from flowdists.bijectors.compose.chain import Chain
 from flowdists.bijectors.compose.inverse import Inverse
 from flowdists.recipes.registry import recipe
 from flowdists.recipes.stack import alternate
-from flowdists.transformers import Affine
+from flowdists.transformers import ShiftScale
 
 
 @recipe
@@ -92,7 +92,7 @@ def _layers(
         alternating = "descending" if flip else "ascending"
         own_order = alternating if isinstance(order, str) and order == "alternate" else order
         return MaskedAutoregressive(
-            key, event_shape, transformer=Affine(scale=scale), order=own_order, **options
+            key, event_shape, transformer=ShiftScale(scale=scale), order=own_order, **options
         )
 
     return make_layer

@@ -16,7 +16,7 @@ from flowdists.bijectors.coupling import Coupling
 from flowdists.bijectors.linear import LULinear
 from flowdists.bijectors.permute import Reverse
 from flowdists.recipes.registry import recipe
-from flowdists.transformers import Affine, Compose, RationalQuadratic, Transformer
+from flowdists.transformers import Compose, RationalQuadratic, ShiftScale, Transformer
 
 
 @recipe
@@ -57,7 +57,7 @@ def NSF(
     """
     transformer: Transformer = RationalQuadratic(num_bins=num_bins, bound=bound)
     if affine:
-        transformer = Compose((transformer, Affine()))
+        transformer = Compose((transformer, ShiftScale()))
 
     def make_layer(key: Array) -> Bijector:
         linear_key, key = jax.random.split(key)

@@ -27,7 +27,7 @@ class Transformer(ABC):
     Every family contains the identity, at ``params = 0``, so that a layer whose network
     outputs zeros changes nothing.
 
-    >>> fd.transformers.Affine().num_params
+    >>> fd.transformers.ShiftScale().num_params
     2
     """
 

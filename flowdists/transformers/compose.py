@@ -27,7 +27,8 @@ class Compose(Transformer):
       TypeError: if one of them is no transformer.
       ValueError: if there are none, or domain and codomain of neighbours differ.
 
-    >>> transformer = fd.transformers.Compose((fd.RationalQuadratic(4), fd.transformers.Affine()))
+    >>> parts = (fd.RationalQuadratic(4), fd.transformers.ShiftScale())
+    >>> transformer = fd.transformers.Compose(parts)
     >>> transformer.num_params
     13
     """

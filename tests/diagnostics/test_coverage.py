@@ -10,7 +10,7 @@ from scipy import stats
 
 import flowdists as fd
 from flowdists.diagnostics import CoverageResult, expected_coverage
-from flowdists.transformers import Affine
+from flowdists.transformers import ShiftScale
 from tests.draws import normal
 from tests.draws import uniform as uniform_draws
 from tests.tolerances import P_VALUE, ROUND_TRIP_F64, STANDARD_ERRORS
@@ -39,7 +39,7 @@ class Moments(eqx.Module):
 def conditional(conditioner, dim=2, **options):
     """Normals whose locations and log-scales ``conditioner`` computes from the context."""
     layer = fd.ContextElementwise(
-        jax.random.key(0), Affine(scale="exp"), (dim,), (dim,), conditioner=conditioner
+        jax.random.key(0), ShiftScale(scale="exp"), (dim,), (dim,), conditioner=conditioner
     )
     return fd.ConditionalFlow(fd.StandardNormal((dim,)), layer, **options)
 
@@ -52,7 +52,7 @@ def posterior(scale=1.0, shift=0.0, dim=2, **options):
 
 def uniform():
     """A conditional flow of density one on the unit square."""
-    key, identity = jax.random.key(0), Affine(scale="exp")
+    key, identity = jax.random.key(0), ShiftScale(scale="exp")
     layer = fd.ContextElementwise(key, identity, (2,), (1,), hidden_sizes=())
     return fd.ConditionalFlow(fd.StandardUniform((2,)), layer)
 

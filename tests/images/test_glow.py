@@ -11,7 +11,7 @@ from numpyro.distributions import constraints
 
 import flowdists as fd
 from flowdists.images import GLOW_SIZES, ConvNet, ResidualConvNet
-from flowdists.transformers import Additive, Affine, RationalQuadratic
+from flowdists.transformers import Additive, RationalQuadratic, ShiftScale
 from tests.draws import drawn, normal
 from tests.tolerances import AGREE_F32, LOG_DET_F64, ROUND_TRIP_F32
 
@@ -188,8 +188,8 @@ class TestOptions:
             assert first.transformer == last.transformer
             return last
 
-        assert coupling().transformer == Affine(scale="tanh")
-        assert coupling(scale="exp").transformer == Affine(scale="exp")
+        assert coupling().transformer == ShiftScale(scale="tanh")
+        assert coupling(scale="exp").transformer == ShiftScale(scale="exp")
         assert coupling(coupling="additive").transformer == Additive()
         spline = coupling(coupling="spline", num_bins=5, bound=2.0).transformer
         assert spline == RationalQuadratic(num_bins=5, bound=2.0)

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 import flowdists as fd
 from flowdists import io
 from flowdists.io import container, names
-from flowdists.transformers import Affine
+from flowdists.transformers import ShiftScale
 from tests.tolerances import LOG_DET_F32
 
 FOLDER = Path(__file__).parent / "files_of_0_1"
@@ -32,8 +32,8 @@ def of_layers(key: jax.Array) -> fd.Flow:
     """Layers that the recipes of the other files do not have."""
     spline, rotation = fd.RationalQuadraticSpline((2,), num_bins=3), fd.Householder(key, (2,))
     layers = [
-        fd.Coupling(key, (4,), transformer=Affine(), mask="half", hidden_sizes=(6,)),
-        fd.Elementwise(Affine(), (4,)),
+        fd.Coupling(key, (4,), transformer=ShiftScale(), mask="half", hidden_sizes=(6,)),
+        fd.Elementwise(ShiftScale(), (4,)),
         fd.Concatenated([spline, rotation], [(2,), (2,)]),
         fd.Inverse(fd.Affine(np.zeros(4, np.float32), np.ones(4, np.float32))),
         fd.Permute((2, 0, 3, 1)),

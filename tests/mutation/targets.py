@@ -133,7 +133,7 @@ _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "flow": ((), ("tests/flow/test_*.py",)),
     "diagnostics/importance": ((), ("tests/diagnostics/test_importance_*.py",)),
     "diagnostics/_scoring": ((), ("tests/diagnostics/test_importance_*.py",)),
-    "transformers/affine": ((), ("tests/transformers/test_affine.py",)),
+    "transformers/shift_scale": ((), ("tests/transformers/test_shift_scale.py",)),
     "transformers/base": ((), ("tests/transformers/test_*.py",)),
     "transformers/compose": (("composed",), ("tests/transformers/test_compose.py",)),
     "transformers/spline": ((), ("tests/transformers/test_spline*.py",)),

@@ -13,7 +13,7 @@ from numpyro.distributions import biject_to
 from scipy import stats
 
 from flowdists import ConditionalFlow, ContextElementwise, Simulator, StandardNormal, fit
-from flowdists.transformers import Affine
+from flowdists.transformers import ShiftScale
 from tests.tolerances import P_VALUE
 
 
@@ -141,7 +141,7 @@ def test_a_stream_to_fit(key):
     made = simulator()
     first, second = itertools.islice(made.stream(key, 32), 2)
     assert first[0].shape == (32, 6) and not np.allclose(first[0], second[0])
-    layer = ContextElementwise(key, Affine(), (6,), (5,), hidden_sizes=())
+    layer = ContextElementwise(key, ShiftScale(), (6,), (5,), hidden_sizes=())
     flow = ConditionalFlow(StandardNormal((6,)), layer)
     result, history = fit(
         key, flow, made.stream(key, 32), batches_per_epoch=2, max_epochs=2, progress=False

@@ -1,7 +1,7 @@
 """Layers and combinators that take a context."""
 
 import flowdists as fd
-from flowdists.transformers import Affine as AffineTransformer
+from flowdists.transformers import ShiftScale
 from tests.table.layers import OF_ONE_DIMENSION, autoregressive, coupling
 from tests.table.record import Entry
 from tests.table.sizes import SMALL, SPLINE
@@ -24,13 +24,13 @@ CONDITIONAL_LAYERS = (
     Entry(
         "conditional:context_elementwise_linear",
         fd.ContextElementwise,
-        lambda key: fd.ContextElementwise(key, AffineTransformer(), (3,), (2,), hidden_sizes=()),
+        lambda key: fd.ContextElementwise(key, ShiftScale(), (3,), (2,), hidden_sizes=()),
     ),
     Entry(
         "conditional:context_elementwise_scalar",
         fd.ContextElementwise,
         lambda key: fd.ContextElementwise(
-            key, AffineTransformer(), (), (2, 2), conditioner=fd.MLP(key, 4, 2, hidden_sizes=(6,))
+            key, ShiftScale(), (), (2, 2), conditioner=fd.MLP(key, 4, 2, hidden_sizes=(6,))
         ),
     ),
     Entry(

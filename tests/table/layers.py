@@ -10,8 +10,7 @@ from numpyro.distributions.transforms import AffineTransform, ExpTransform, Soft
 
 import flowdists as fd
 from flowdists.conditionals.remainder import Remainder
-from flowdists.transformers import Additive, Compose
-from flowdists.transformers import Affine as AffineTransformer
+from flowdists.transformers import Additive, Compose, ShiftScale
 from tests.table.record import Entry
 from tests.table.sizes import CIRCULAR, SMALL, SPLINE
 
@@ -36,7 +35,7 @@ def equinox_coupling(key: jax.Array) -> fd.Bijector:
     network = eqx.nn.MLP(
         2, 4, width_size=6, depth=2, activation=smooth, final_activation=smooth, key=key
     )
-    return fd.Coupling(key, (4,), transformer=AffineTransformer(), conditioner=network)
+    return fd.Coupling(key, (4,), transformer=ShiftScale(), conditioner=network)
 
 
 def foreign_chain(key: jax.Array) -> fd.Bijector:
@@ -98,7 +97,7 @@ LAYERS = (
     Entry(
         "layer:elementwise_composed",
         fd.Elementwise,
-        lambda key: fd.Elementwise(Compose((SPLINE, AffineTransformer(scale="exp"), SPLINE)), (3,)),
+        lambda key: fd.Elementwise(Compose((SPLINE, ShiftScale(scale="exp"), SPLINE)), (3,)),
     ),
     Entry(
         "layer:spline",
@@ -177,9 +176,7 @@ LAYERS = (
     Entry(
         "layer:spline_coupling_affine",
         fd.Coupling,
-        lambda key: fd.Coupling(
-            key, (4,), transformer=Compose((SPLINE, AffineTransformer())), **SMALL
-        ),
+        lambda key: fd.Coupling(key, (4,), transformer=Compose((SPLINE, ShiftScale())), **SMALL),
     ),
     Entry(
         "layer:spline_coupling_circular",

@@ -16,7 +16,7 @@ from flowdists import (
     StandardNormal,
 )
 from flowdists.training import fit, negative_log_likelihood
-from flowdists.transformers import Affine as AffineTransformer
+from flowdists.transformers import ShiftScale
 
 MEAN, DEVIATION = np.array([3.0, -1.0], np.float32), np.array([0.5, 2.0], np.float32)
 
@@ -38,7 +38,7 @@ def conditional() -> ConditionalFlow:
 
     @jax.jit
     def layers(key: jax.Array) -> Chain:
-        network = ContextElementwise(key, AffineTransformer(), (2,), (1,), hidden_sizes=(16,))
+        network = ContextElementwise(key, ShiftScale(), (2,), (1,), hidden_sizes=(16,))
         return Chain([network, ActNorm((2,))])
 
     return ConditionalFlow(StandardNormal((2,)), layers(jax.random.key(5)))

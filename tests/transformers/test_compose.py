@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import flowdists as fd
-from flowdists.transformers import Affine, Compose
+from flowdists.transformers import Compose, ShiftScale
 from tests.tolerances import AGREE_F32
 from tests.transformers.evaluation import evaluate
 
@@ -12,7 +12,7 @@ CIRCULAR = fd.RationalQuadratic(num_bins=4, bound=np.pi, tails="circular")
 
 
 def test_forward_applies_the_parts_in_order_and_adds_their_log_slopes():
-    first, second = Affine(), fd.RationalQuadratic(num_bins=4)
+    first, second = ShiftScale(), fd.RationalQuadratic(num_bins=4)
     both = Compose([first, second])
     draws = np.random.default_rng(0).normal(size=(both.num_params, 50)).astype(np.float32)
     x = np.linspace(-2.0, 2.0, 50, dtype=np.float32)
@@ -25,16 +25,16 @@ def test_forward_applies_the_parts_in_order_and_adds_their_log_slopes():
 
 def test_equal_configurations_are_equal():
     spline = fd.RationalQuadratic
-    assert Compose((Affine(), spline())) == Compose((Affine(), spline()))
-    assert hash(Compose((Affine(),))) == hash(Compose([Affine()]))
+    assert Compose((ShiftScale(), spline())) == Compose((ShiftScale(), spline()))
+    assert hash(Compose((ShiftScale(),))) == hash(Compose([ShiftScale()]))
 
 
 @pytest.mark.parametrize(
     ("parts", "error", "message"),
     [
         ((), ValueError, "at least one"),
-        ((Affine,), TypeError, "must be a Transformer, got Affine"),
-        ((Affine(), CIRCULAR), ValueError, "maps onto"),
+        ((ShiftScale,), TypeError, "must be a Transformer, got ShiftScale"),
+        ((ShiftScale(), CIRCULAR), ValueError, "maps onto"),
     ],
 )
 def test_parts_that_do_not_fit(parts, error, message):

@@ -21,7 +21,7 @@ from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.networks.base import Activation
 from flowdists.networks.conditioner import flatten_context
 from flowdists.networks.made import MADE
-from flowdists.transformers import Affine, Transformer
+from flowdists.transformers import ShiftScale, Transformer
 from flowdists.transformers.base import check_transformer, run_within_bounds
 
 
@@ -74,7 +74,7 @@ class MaskedAutoregressive(Bijector):
         key: Array,
         event_shape: Sequence[int],
         *,
-        transformer: Transformer = Affine(),  # noqa: B008 (frozen and without arrays)
+        transformer: Transformer = ShiftScale(),  # noqa: B008 (frozen and without arrays)
         order: Sequence[int] | str = "ascending",
         hidden_sizes: Sequence[int] = (128, 128),
         residual: bool = False,

@@ -14,7 +14,7 @@ from flowdists.images.layers.partition import image_partition
 from flowdists.images.networks.conv_net import ConvNet, ResidualConvNet, ZeroConv
 from flowdists.networks.base import Activation
 from flowdists.networks.conditioner import as_conditioner
-from flowdists.transformers import Affine, Transformer
+from flowdists.transformers import ShiftScale, Transformer
 
 
 class ConvCoupling(Coupling):
@@ -76,7 +76,7 @@ class ConvCoupling(Coupling):
         caller = "ConvCoupling"
         key = _check.key(caller, key)
         shape = image_shape(caller, event_shape)
-        self.transformer = check_onto_itself(caller, transformer or Affine())
+        self.transformer = check_onto_itself(caller, transformer or ShiftScale())
         self.partition = image_partition(caller, shape, mask, flip)
         self.context_shape = _check.optional_shape(caller, "context_shape", context_shape)
         context_size = 0 if self.context_shape is None else math.prod(self.context_shape)
@@ -124,7 +124,7 @@ class SplitPrior(Coupling):
         self, event_shape: Sequence[int], *, context_shape: Sequence[int] | None = None
     ) -> None:
         shape = image_shape("SplitPrior", event_shape)
-        self.transformer = Affine(scale="exp")
+        self.transformer = ShiftScale(scale="exp")
         self.partition = image_partition("SplitPrior", shape, "channel", flip=False)
         self.context_shape = _check.optional_shape("SplitPrior", "context_shape", context_shape)
         context_size = 0 if self.context_shape is None else math.prod(self.context_shape)

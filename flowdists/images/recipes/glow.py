@@ -19,7 +19,7 @@ from flowdists.images.layers.coupling import ConvCoupling, SplitPrior
 from flowdists.images.layers.squeeze import Squeeze
 from flowdists.images.layers.top_prior import TopPrior
 from flowdists.images.recipes.scales import image_recipe, stack_scales
-from flowdists.transformers import Additive, Affine, RationalQuadratic, Transformer
+from flowdists.transformers import Additive, RationalQuadratic, ShiftScale, Transformer
 
 GLOW_SIZES: dict[str, dict[str, Any]] = {
     "mnist": {
@@ -110,7 +110,7 @@ def Glow(
     """
     _check.positive_int("Glow", "steps_per_scale", steps_per_scale)
     transformers: dict[str, Transformer] = {
-        "affine": Affine(scale=scale),
+        "affine": ShiftScale(scale=scale),
         "additive": Additive(),
         "spline": RationalQuadratic(num_bins=num_bins, bound=bound),
     }

@@ -16,7 +16,7 @@ from flowdists.images.layers.coupling import ConvCoupling
 from flowdists.images.layers.squeeze import Squeeze
 from flowdists.images.recipes.scales import image_recipe, stack_scales
 from flowdists.recipes.stack import alternate
-from flowdists.transformers import Affine
+from flowdists.transformers import ShiftScale
 
 
 @image_recipe
@@ -66,7 +66,7 @@ def RealNVPImage(
             coupling = ConvCoupling(
                 key,
                 image,
-                transformer=Affine(scale=scale),
+                transformer=ShiftScale(scale=scale),
                 mask=mask,
                 flip=flip,
                 context_shape=context_shape,

@@ -9,13 +9,13 @@ from jax.typing import ArrayLike
 
 from flowdists.transformers.base import Transformer
 
-__all__ = ["Additive", "Affine"]
+__all__ = ["Additive", "ShiftScale"]
 
 _SCALES = ("tanh", "exp", "sigmoid")
 
 
 @dataclass(frozen=True)
-class Affine(Transformer):
+class ShiftScale(Transformer):
     r"""Shift and scale, :math:`y = x e^{s(r)} + t` with :math:`\log |dy/dx| = s(r)`.
 
     ``params[0]`` is the shift :math:`t` and ``params[1]`` the raw scale :math:`r`. The map
@@ -30,7 +30,7 @@ class Affine(Transformer):
     The two without a lower bound overflow in the inverse once :math:`e^{-s}` does, in float32
     at :math:`s < -88`.
 
-    >>> y, log_slope = fd.transformers.Affine().forward(jnp.ones(3), jnp.zeros((2, 3)))
+    >>> y, log_slope = fd.transformers.ShiftScale().forward(jnp.ones(3), jnp.zeros((2, 3)))
     >>> print(y)
     [1. 1. 1.]
     """
@@ -40,10 +40,10 @@ class Affine(Transformer):
 
     def __post_init__(self) -> None:
         if self.scale not in _SCALES:
-            raise ValueError(f"Affine: scale must be one of {_SCALES}, got {self.scale!r}")
+            raise ValueError(f"ShiftScale: scale must be one of {_SCALES}, got {self.scale!r}")
         if not (math.isfinite(self.max_log_scale) and self.max_log_scale > 0):
             raise ValueError(
-                f"Affine: max_log_scale must be positive and finite, got {self.max_log_scale}"
+                f"ShiftScale: max_log_scale must be positive and finite, got {self.max_log_scale}"
             )
 
     @property

@@ -1,16 +1,22 @@
-"""Affine transformers against their equations and automatic differentiation."""
+"""ShiftScale transformers against their equations and automatic differentiation."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowdists.transformers import Additive, Affine, Transformer
+from flowdists.transformers import Additive, ShiftScale, Transformer
 from tests.transformers.evaluation import evaluate, values_and_gradients
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-FAMILIES = [Affine(), Affine(max_log_scale=0.5), Affine("exp"), Affine("sigmoid"), Additive()]
+FAMILIES = [
+    ShiftScale(),
+    ShiftScale(max_log_scale=0.5),
+    ShiftScale("exp"),
+    ShiftScale("sigmoid"),
+    Additive(),
+]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=repr)
 each_direction = pytest.mark.parametrize("direction", ["forward", "inverse"])
 
@@ -23,10 +29,10 @@ def draw(family, shape=(5, 3), scale=1.0):
 @pytest.mark.parametrize(
     "family, factor",
     [
-        (Affine(), lambda r: np.exp(2 * np.tanh(r / 2))),
-        (Affine(max_log_scale=0.5), lambda r: np.exp(0.5 * np.tanh(r / 0.5))),
-        (Affine("exp"), np.exp),
-        (Affine("sigmoid"), lambda r: (1 + np.exp(-2)) / (1 + np.exp(-r - 2))),
+        (ShiftScale(), lambda r: np.exp(2 * np.tanh(r / 2))),
+        (ShiftScale(max_log_scale=0.5), lambda r: np.exp(0.5 * np.tanh(r / 0.5))),
+        (ShiftScale("exp"), np.exp),
+        (ShiftScale("sigmoid"), lambda r: (1 + np.exp(-2)) / (1 + np.exp(-r - 2))),
     ],
 )
 def test_equation(family, factor):
@@ -83,7 +89,7 @@ def test_derivative_at_zero_params_does_not_vanish(family):
 
 @each_direction
 def test_tanh_is_bounded_and_finite(direction):
-    family = Affine(max_log_scale=1.5)
+    family = ShiftScale(max_log_scale=1.5)
     x = np.array([-1e6, -1.0, 0.0, 1.0, 1e6], np.float32)
     for raw in (-1e3, -50.0, 50.0, 1e3):
         params = np.full((2, 5), raw, np.float32)
@@ -128,12 +134,14 @@ def test_params_of_the_wrong_shape(family):
 )
 def test_construction_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Affine(**arguments)
+        ShiftScale(**arguments)
 
 
 def test_static_and_hashable():
-    assert Affine("exp") == Affine("exp") and hash(Affine("exp")) == hash(Affine("exp"))
-    assert Affine() != Affine("exp") and Additive() == Additive()
+    assert ShiftScale("exp") == ShiftScale("exp") and hash(ShiftScale("exp")) == hash(
+        ShiftScale("exp")
+    )
+    assert ShiftScale() != ShiftScale("exp") and Additive() == Additive()
 
 
 def test_the_base_class_is_abstract():
