@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILES = (
-    "flowdists/bijectors/*.py",
+    "flowdists/bijectors/**/*.py",
+    "flowdists/images/layers/*.py",
+    "flowdists/conditionals/*.py",
     "flowdists/transformers/*.py",
     "flowdists/networks/made.py",
+    "flowdists/_constraints.py",
     "flowdists/flow.py",
     "flowdists/conditional_flow.py",
     "flowdists/diagnostics/importance.py",
@@ -73,69 +76,86 @@ _LAYERS = "tests/bijectors/test_log_det.py"
 _CONTRACT = "tests/bijectors/test_contract.py"
 _FRAMEWORKS = "tests/bijectors/test_frameworks.py"
 _SIDES = "tests/bijectors/test_sides.py"
+_STRUCTURE = "tests/bijectors/test_structure.py"
 _AUTOREGRESSIVE = "tests/bijectors/test_autoregressive.py"
-_CONDITIONING = "tests/conditionals/test_given_*.py"
+_CONDITIONALS = "tests/conditionals/test_given_*.py"
 _SUPPORTS = "tests/flow/test_flow_supports.py"
-_MULTISCALE = "tests/bijectors/test_multiscale.py"
+_MULTISCALE = "tests/images/test_multiscale.py"
+_CONTEXTS = "tests/flow/test_flow_context.py"
+_DATA_INIT = "tests/bijectors/test_data_init.py"
+_MEMORY = "tests/bijectors/test_repeat_memory.py"
 _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "bijectors/_channels": (("split_prior", "conv_coupling"), (_MULTISCALE,)),
-    "bijectors/_dependence": ((), (_CONDITIONING,)),
-    "bijectors/_events": (("householder", "lu_linear", "permute", "chain"), ()),
-    "bijectors/_image": ((), (_SUPPORTS,)),
-    "bijectors/_implicit": (("autoregressive",), (_AUTOREGRESSIVE,)),
-    "bijectors/_reversible": (("repeat",), ("tests/bijectors/test_repeat_memory.py",)),
-    "bijectors/_sweep": (("autoregressive",), (_AUTOREGRESSIVE,)),
-    "bijectors/autoregressive": (("autoregressive",), (_AUTOREGRESSIVE,)),
-    "bijectors/base": (
+    "_constraints": ((), (_SUPPORTS, _STRUCTURE)),
+    "bijectors/_checked": (("chain",), (_CONTRACT, "tests/bijectors/test_authors.py")),
+    "bijectors/_events": (("householder", "lu_linear", "permute", "chain"), (_MULTISCALE,)),
+    "bijectors/_protocols": (
         ("affine_scalar", "conditional:affine_coupling", "chain"),
         (
             *(_CONTRACT, _FRAMEWORKS, _SIDES),
             *("tests/bijectors/test_authors.py", "tests/bijectors/test_misuse.py"),
         ),
     ),
-    "bijectors/chain": (
+    "bijectors/actnorm": (("act_norm",), (_MULTISCALE, _DATA_INIT)),
+    "bijectors/autoregressive/implicit": (("autoregressive",), (_AUTOREGRESSIVE,)),
+    "bijectors/autoregressive/layer": (("autoregressive",), (_AUTOREGRESSIVE, _STRUCTURE)),
+    "bijectors/autoregressive/sweep": (("autoregressive",), (_AUTOREGRESSIVE,)),
+    "bijectors/base": (
+        ("affine_scalar", "conditional:affine_coupling", "chain"),
+        (_CONTRACT, _STRUCTURE, _SUPPORTS, "tests/bijectors/test_authors.py"),
+    ),
+    "bijectors/compose/chain": (
         ("chain",),
-        ("tests/bijectors/test_data_init.py", _SIDES, _FRAMEWORKS, _CONTRACT),
+        (_DATA_INIT, _SIDES, _FRAMEWORKS, _STRUCTURE, _SUPPORTS, _CONTRACT),
     ),
-    "bijectors/concatenated": (("concatenated",), (_CONDITIONING,)),
-    "bijectors/conditioned": (
+    "bijectors/compose/concatenated": (("concatenated",), (_CONDITIONALS,)),
+    "bijectors/compose/conditioned": (
         ("conditional:affine_coupling",),
-        ("tests/flow/test_flow_context.py",),
+        (_CONTEXTS, _STRUCTURE),
     ),
-    "bijectors/context_elementwise": (("context_elementwise",), ()),
-    "bijectors/conv_coupling": (("conv_coupling",), ("tests/bijectors/test_conv_coupling.py",)),
+    "bijectors/compose/embedded": (
+        ("embedded",),
+        ("tests/recipes/test_recipe_*.py", _STRUCTURE),
+    ),
+    "bijectors/compose/foreign": (("foreign", "support"), (_SIDES, _SUPPORTS)),
+    "bijectors/compose/inverse": (("inverse",), (_DATA_INIT, _STRUCTURE, _SUPPORTS)),
+    "bijectors/compose/repeat": (("repeat",), (_MEMORY, _SUPPORTS)),
+    "bijectors/compose/reversible": (("repeat",), (_MEMORY,)),
+    "bijectors/compose/wrapper": (("repeat", "wrapper", "embedded"), (_STRUCTURE,)),
+    "bijectors/context_elementwise": (("context_elementwise",), (_STRUCTURE,)),
     "bijectors/coupling": (
         ("affine_coupling_", "spline_coupling_affine", "conditional:affine_coupling"),
-        (),
+        (_STRUCTURE, "tests/images/test_conv_coupling.py"),
     ),
-    "bijectors/elementwise": (
-        ("affine_scalar", "elementwise", "spline_scalar", "permute", "reverse"),
-        (),
-    ),
-    "bijectors/embedded": (("embedded",), ("tests/recipes/test_recipe_*.py",)),
-    "bijectors/foreign": (("foreign", "support"), (_SIDES,)),
-    "bijectors/image_prior": (("split_prior", "top_prior"), ("tests/images/test_latents.py",)),
-    "bijectors/inverse": (("inverse",), ("tests/bijectors/test_data_init.py",)),
+    "bijectors/elementwise": (("affine_scalar", "elementwise", "spline_scalar"), (_STRUCTURE,)),
     "bijectors/linear": (("lu_linear", "conv_1x1", "householder"), ()),
-    "bijectors/multiscale": (("real_nvp_image", "glow"), (_MULTISCALE,)),
-    "bijectors/normalization": (("act_norm",), (_MULTISCALE,)),
     "bijectors/partition": (
         ("coupling_checkerboard", "coupling_channel", "given_mask", "flipped"),
         ("tests/bijectors/test_partition.py",),
     ),
-    "bijectors/pixel_logit": (("pixel_logit",), ("tests/images/test_pixels.py",)),
-    "bijectors/remainder": (("remainder",), (_CONDITIONING,)),
-    "bijectors/repeat": (("repeat",), ("tests/bijectors/test_repeat_memory.py",)),
-    "bijectors/squeeze": (("squeeze",), (_MULTISCALE,)),
+    "bijectors/permute": (("permute", "reverse"), ()),
     "bijectors/support": (("support",), (_SUPPORTS,)),
-    "bijectors/wrapper": (("repeat",), ()),
-    "networks/made": (("autoregressive",), ("tests/networks/test_made.py",)),
-    "flow": ((), ("tests/flow/test_*.py",)),
-    "diagnostics/importance": ((), ("tests/diagnostics/test_importance_*.py",)),
+    "bijectors/support_image": ((), (_SUPPORTS,)),
+    "conditional_flow": ((), (_CONTEXTS, "tests/flow/test_*.py")),
+    "conditionals/dependence": ((), (_CONDITIONALS,)),
+    "conditionals/given": ((), (_CONDITIONALS,)),
+    "conditionals/remainder": (("remainder",), (_CONDITIONALS,)),
     "diagnostics/_scoring": ((), ("tests/diagnostics/test_importance_*.py",)),
-    "transformers/shift_scale": ((), ("tests/transformers/test_shift_scale.py",)),
-    "transformers/base": ((), ("tests/transformers/test_*.py",)),
+    "diagnostics/importance": ((), ("tests/diagnostics/test_importance_*.py",)),
+    "flow": ((), ("tests/flow/test_*.py", "tests/bases/test_bases.py")),
+    "images/layers/conv1x1": (("conv_1x1",), ("tests/images/test_glow.py",)),
+    "images/layers/coupling": (
+        ("conv_coupling", "split_prior"),
+        ("tests/images/test_conv_coupling.py",),
+    ),
+    "images/layers/multiscale": (("real_nvp_image", "glow"), (_MULTISCALE,)),
+    "images/layers/partition": (("conv_coupling", "split_prior"), (_MULTISCALE,)),
+    "images/layers/pixel_logit": (("pixel_logit",), ("tests/images/test_pixels.py",)),
+    "images/layers/squeeze": (("squeeze",), (_MULTISCALE,)),
+    "images/layers/top_prior": (("top_prior",), ("tests/images/test_latents.py",)),
+    "networks/made": (("autoregressive",), ("tests/networks/test_made.py",)),
+    "transformers/base": ((), ("tests/transformers/test_*.py", _STRUCTURE)),
     "transformers/compose": (("composed",), ("tests/transformers/test_compose.py",)),
+    "transformers/shift_scale": ((), ("tests/transformers/test_shift_scale.py",)),
     "transformers/spline": ((), ("tests/transformers/test_spline*.py",)),
 }
 
