@@ -2,8 +2,8 @@
 
 from flowdists.images.dequantization import VariationalDequantizer, image_log_prob
 from flowdists.images.discrete import DiscreteImages
+from flowdists.images.fit_dequantized import DequantizedFit, fit_dequantized
 from flowdists.images.inpainting import inpaint, inpainting_model
-from flowdists.images.joint import DequantizedFit, fit_dequantized
 from flowdists.images.latents import decode, encode
 from flowdists.images.layers import (
     ConvCoupling,

@@ -13,8 +13,8 @@ from flowdists import _check
 from flowdists.bijectors.base import Array
 from flowdists.flow import Flow
 from flowdists.images import check
-from flowdists.images._mode import Posterior, find_mode
 from flowdists.images.latents import as_flow, broadcast
+from flowdists.images.posterior_mode import Posterior, find_mode
 
 
 def inpainting_model(flow: Flow, observed: Any, mask: Any, noise_scale: Any = 0.05) -> Array:
