@@ -11,7 +11,7 @@ from flowdists import _check
 from flowdists._pytree import static
 from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.images.check import image_shape
-from flowdists.images.networks.conv_net import embed, zero_embedding
+from flowdists.images.networks.conv_net import add_context, zero_embedding
 from flowdists.networks.conditioner import flatten_context
 
 
@@ -62,7 +62,6 @@ class TopPrior(Bijector):
 
     def _moments(self, context: Array | None) -> tuple[Array, Array]:
         flat = flatten_context(context, self.context_shape)
-        if self.context_weight is None or flat is None:
-            return self.loc, self.log_scale
-        loc, log_scale = jnp.split(embed(self.context_weight, flat), 2, axis=-1)
-        return self.loc + loc, self.log_scale + log_scale
+        moments = jnp.concatenate([self.loc, self.log_scale])
+        loc, log_scale = jnp.split(add_context(moments, self.context_weight, flat), 2, axis=-1)
+        return loc, log_scale
