@@ -16,17 +16,17 @@ from flowdists.networks.conditioner import flatten_context
 
 
 class TopPrior(Bijector):
-    """The learned prior of Glow's coarsest latents: a location and a scale per channel.
+    """The learned prior of Glow's coarsest latents: a location and a scale for each channel.
 
-    Both start at those of a standard normal. A context, such as a one-hot class, is added to both
-    through weights that start at zero.
+    It starts as a standard normal. A context, such as a one-hot class, is added to the locations
+    and log-scales through weights that start at zero.
 
     Args:
       event_shape: ``(H, W, C)``.
       context_shape: shape of one context, or None.
 
     Raises:
-      ValueError: if the event is no image.
+      ValueError: if the event is not an image.
 
     >>> layer = TopPrior((4, 4, 6), context_shape=(10,))
     >>> Conditioned(layer, jnp.ones((5, 10))).forward(jnp.ones((4, 4, 6))).shape
