@@ -145,17 +145,12 @@ class MultiScale(Bijector):
         if direction == "inverse":
             latents = []
             for i in range(coarsest):
-                kept, factored = self._halves(step(i, value))
-                latents.append(factored)
-                value = kept
+                *_, channels = self.scales[i].event_shape
+                value, aside = jnp.split(step(i, value), [channels // 2], axis=-1)
+                latents.append(aside)
             return join_vector([*latents, step(coarsest, value)], self.latent_shapes)
         *latents, value = self.pyramid(value)
-        for i in reversed(range(coarsest + 1)):
-            value = step(i, value if i == coarsest else jnp.concatenate([value, latents[i]], -1))
+        value = step(coarsest, value)
+        for i in reversed(range(coarsest)):
+            value = step(i, jnp.concatenate([value, latents[i]], axis=-1))
         return value
-
-    @staticmethod
-    def _halves(value: Array) -> tuple[Array, Array]:
-        """The channels that the next scale takes, and those that are latents."""
-        half = value.shape[-1] // 2
-        return value[..., :half], value[..., half:]

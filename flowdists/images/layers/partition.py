@@ -27,15 +27,14 @@ class ChannelPartition:
     @property
     def num_channels(self) -> tuple[int, int]:
         """The numbers of channels of the kept and of the changed part."""
-        channels = self.event_shape[-1]
-        halves = (channels // 2, channels - channels // 2)
-        return halves[::-1] if self.flip else halves
+        first = self.event_shape[-1] // 2
+        second = self.event_shape[-1] - first
+        return (second, first) if self.flip else (first, second)
 
     def split(self, value: Array) -> tuple[Array, Array]:
         """Split images into the kept and the changed part."""
-        cut = self.event_shape[-1] // 2
-        halves = (value[..., :cut], value[..., cut:])
-        return halves[::-1] if self.flip else halves
+        first, second = jnp.split(value, [self.event_shape[-1] // 2], axis=-1)
+        return (second, first) if self.flip else (first, second)
 
     def merge(self, kept: Array, changed: Array) -> Array:
         """The inverse of :meth:`split`."""
