@@ -46,8 +46,9 @@ class VariationalDequantizer:
 
     Args:
       flow: a flow whose event shape and context shape are those of an image. Recipes for vectors
-        take events and contexts of any rank: ``RealNVP(key, (28, 28, 1), context_shape=(28, 28,
-        1))``. Only the layers are used. The base must be the default, standard normal.
+        take events and contexts of any rank, such as
+        ``RealNVP(key, (28, 28, 1), context_shape=(28, 28, 1))``. Only the layers are used. The base
+        must be the default, standard normal.
 
     Raises:
       TypeError: if ``flow`` is not a ConditionalFlow.
@@ -98,8 +99,9 @@ class VariationalDequantizer:
     def layer(self, num_bits: int = 8) -> Bijector:
         """Return the last layer of a flow, which maps learned noise to uniform noise.
 
-        The ``log_prob`` of a flow that ends in it, at uniformly dequantized images, is the bound of
-        the learned noise, in place of :func:`~flowdists.image_log_prob`.
+        At uniformly dequantized images, the ``log_prob`` of a flow that ends in this layer is the
+        bound of the learned noise, as a log-density. It takes the place of
+        :func:`~flowdists.image_log_prob`, which is a log-mass.
 
         Args:
           num_bits: bits of the images, from 1 to 8.

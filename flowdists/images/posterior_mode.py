@@ -16,8 +16,8 @@ from flowdists.flow import Flow
 
 _FIRST_NOISE = 10.0
 _FRACTION_WITH_MORE_NOISE = 0.5
-# Below the default, 0.999. There the large gradients of the first steps, on the way down to the
-# valley, would make all later steps small.
+# With the default, 0.999, the large gradients of the first steps, on the way down to the valley,
+# would make all later steps small.
 _DECAY_OF_SQUARES = 0.9
 
 

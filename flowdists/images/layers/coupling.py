@@ -83,7 +83,7 @@ class ConvCoupling(Coupling):
         context_size = 0 if self.context_shape is None else math.prod(self.context_shape)
         kept, changed = self.partition.num_channels
         out_channels = self.transformer.num_params * changed
-        options = {
+        options: dict[str, Any] = {
             "hidden_channels": hidden_channels,
             "activation": activation,
             "dtype": dtype,
@@ -97,9 +97,9 @@ class ConvCoupling(Coupling):
             )
         else:
             given = {name: value for name, value in options.items() if value not in (None, False)}
-            given = {"hidden_channels": 512, "context_size": context_size, **given}
+            given = {"hidden_channels": 512, **given}
             network = ResidualConvNet if residual else ConvNet
-            conditioner = network(key, kept, out_channels, **given)
+            conditioner = network(key, kept, out_channels, context_size=context_size, **given)
         self.conditioner = as_conditioner(
             caller, conditioner, (*shape[:2], kept), out_channels, context_size
         )

@@ -87,9 +87,7 @@ class PixelLogit(Bijector):
         eps = float(jnp.finfo(x.dtype).eps)
         fraction = jnp.clip(jax.nn.sigmoid(x), eps, 1 - eps)
         log_slope = jax.nn.log_sigmoid(x) + jax.nn.log_sigmoid(-x) + math.log(self._width)
-        return self.low + self._width * (fraction - self.alpha), sum_last(
-            log_slope, len(self.event_shape)
-        )
+        return self.low + self._width * (fraction - self.alpha), self._sum(log_slope)
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
         below, above = self._fractions(y)
