@@ -2,22 +2,21 @@
 
 from flowdists.images.dequantization import VariationalDequantizer, image_log_prob
 from flowdists.images.discrete import DiscreteImages
+from flowdists.images.fit_dequantized import DequantizedFit, fit_dequantized
 from flowdists.images.inpainting import inpaint, inpainting_model
-from flowdists.images.joint import DequantizedFit, fit_dequantized
 from flowdists.images.latents import decode, encode
-from flowdists.images.layers import (
-    ConvCoupling,
-    InvertibleConv1x1,
-    MultiScale,
-    PixelLogit,
-    SplitPrior,
-    Squeeze,
-    TopPrior,
-)
+from flowdists.images.layers.conv1x1 import InvertibleConv1x1
+from flowdists.images.layers.coupling import ConvCoupling, SplitPrior
+from flowdists.images.layers.multiscale import MultiScale
+from flowdists.images.layers.pixel_logit import PixelLogit
+from flowdists.images.layers.squeeze import Squeeze
+from flowdists.images.layers.top_prior import TopPrior
 from flowdists.images.manipulation import attribute_direction, interpolate, move
-from flowdists.images.networks import Conv, ConvNet, ResidualConvNet, ZeroConv
+from flowdists.images.networks.conv_net import ConvNet, ResidualConvNet, ZeroConv
+from flowdists.images.networks.convolution import Conv
 from flowdists.images.pixels import bits_per_dim, dequantize, from_uint8, reduce_bits, to_uint8
-from flowdists.images.recipes import GLOW_SIZES, Glow, RealNVPImage, glow_step
+from flowdists.images.recipes.glow import GLOW_SIZES, Glow, glow_step
+from flowdists.images.recipes.realnvp_image import RealNVPImage
 from flowdists.images.sampling import reconstruct, sample_from_noise
 
 __all__ = [

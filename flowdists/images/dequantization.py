@@ -1,4 +1,4 @@
-"""Likelihoods of discrete images under densities, and learned noise that makes them tight."""
+"""The likelihood of discrete images under a density, and learned noise for a tighter bound."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from flowdists.bijectors.compose.conditioned import Conditioned
 from flowdists.bijectors.support import to_support
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
+from flowdists.images import check
 from flowdists.images.latents import as_flow
 from flowdists.images.learned_noise import LearnedNoise
 from flowdists.images.pixels import centers, check_num_bits, dequantize, levels_of, place
 
 
 class Dequantizer(Protocol):
-    """Noise for images: a distribution on (0, 1) for every pixel, given the image."""
+    """Noise for images: a distribution on (0, 1) for each pixel, given the image."""
 
     def sample_and_log_prob(
         self, key: Array, images: Array, num_bits: int = 8
@@ -34,24 +35,25 @@ class Dequantizer(Protocol):
 
 
 class VariationalDequantizer:
-    """Noise that a conditional flow has learned (Ho, Chen, Srinivas, Duan & Abbeel 2019).
+    """Noise that a conditional flow learns.
 
-    The noise is the sigmoid of what the flow's layers make of standard logistic draws, given the
-    image, at the middles of its bins on the scale (-0.5, 0.5). Layers that start as the identity,
-    as those of recipes do, thus start with uniform noise. Trained together with the density, by
-    :func:`~flowdists.images.fit_dequantized`, it makes the bound of
-    :func:`~flowdists.image_log_prob` tighter than uniform noise does. The leaves are the flow's
-    parameters.
+    From Ho, Chen, Srinivas, Duan & Abbeel 2019 (https://arxiv.org/abs/1902.00275). The flow's
+    layers map standard logistic draws to logits of the noise. Their context is the image, at the
+    middles of its bins on the scale (-0.5, 0.5). Layers of recipes start as the identity, so that
+    the noise starts uniform. Training together with the density, by
+    :func:`~flowdists.images.fit_dequantized`, makes the bound of :func:`~flowdists.image_log_prob`
+    tighter than uniform noise does. The leaves are the flow's parameters.
 
     Args:
-      flow: its event shape and its context shape are those of an image. Recipes for vectors take
-        both of any rank: ``RealNVP(key, (28, 28, 1), context_shape=(28, 28, 1))``. Its layers
-        count; its base, standard normal, does not.
+      flow: a flow whose event shape and context shape are those of an image. Recipes for vectors
+        take events and contexts of any rank, such as
+        ``RealNVP(key, (28, 28, 1), context_shape=(28, 28, 1))``. Only the layers are used. The base
+        must be the default, standard normal.
 
     Raises:
       TypeError: if ``flow`` is not a ConditionalFlow.
-      ValueError: if its context shape is not its event shape, it has batch axes, or its base was
-        chosen.
+      ValueError: if its context shape is not its event shape, or if its base is not standard normal
+        or has batch axes.
 
     >>> from flowdists.images import VariationalDequantizer
     >>> flow = RealNVP(jax.random.key(0), (2, 2, 1), context_shape=(2, 2, 1), num_layers=1)
@@ -66,34 +68,26 @@ class VariationalDequantizer:
     flow: ConditionalFlow
 
     def __init__(self, flow: ConditionalFlow) -> None:
-        if not isinstance(flow, ConditionalFlow):
-            raise TypeError(
-                "VariationalDequantizer: `flow` must be a ConditionalFlow, got "
-                f"{type(flow).__name__}"
-            )
+        check.instance("VariationalDequantizer", "flow", flow, ConditionalFlow)
         if flow.context_shape != flow.event_shape:
             raise ValueError(
                 "VariationalDequantizer: `flow` must have the shape of an image for both its "
                 f"events and its contexts, got {flow.event_shape} and {flow.context_shape}"
             )
-        if flow.base.batch_shape != ():
+        if not isinstance(flow.base, StandardNormal) or flow.base.batch_shape != ():
             raise ValueError(
-                "VariationalDequantizer: `flow` must have no batch axes, got batch shape "
-                f"{flow.base.batch_shape}"
-            )
-        if not isinstance(flow.base, StandardNormal):
-            raise ValueError(
-                "VariationalDequantizer: `flow` must have a standard normal base, in whose place "
-                f"standard logistic draws come, got {type(flow.base).__name__}"
+                "VariationalDequantizer: `flow` must have a standard normal base, which standard "
+                "logistic draws replace, and no batch axes; got "
+                f"{type(flow.base).__name__} of batch shape {flow.base.batch_shape}"
             )
         self.flow = flow
 
     def condition(self, images: Any, num_bits: int = 8) -> Flow:
-        """Return the noise's distribution: a flow on ``(0, 1)`` to the power of the event shape.
+        """Return the distribution of the noise, whose elements lie in (0, 1).
 
         Args:
           images: uint8, ``(*batch, *event_shape)``.
-          num_bits: bits that are kept of them, from 1 to 8.
+          num_bits: bits of the images that are kept, from 1 to 8.
         """
         caller, shape = "VariationalDequantizer", self.flow.event_shape
         levels = levels_of(caller, images, num_bits)
@@ -103,10 +97,11 @@ class VariationalDequantizer:
         return Flow(base, Chain([layer, to_support(constraints.unit_interval)]))
 
     def layer(self, num_bits: int = 8) -> Bijector:
-        """Return the noise as the last layer of a flow, from learned to uniform noise.
+        """Return the last layer of a flow, which maps learned noise to uniform noise.
 
-        A flow that ends in it has, at uniformly dequantized images, the densities of the bound: in
-        place of :func:`~flowdists.image_log_prob` there is then the flow's own ``log_prob``.
+        At uniformly dequantized images, the ``log_prob`` of a flow that ends in this layer is the
+        bound of the learned noise, as a log-density. It takes the place of
+        :func:`~flowdists.image_log_prob`, which is a log-mass.
 
         Args:
           num_bits: bits of the images, from 1 to 8.
@@ -133,7 +128,7 @@ class VariationalDequantizer:
         Args:
           key: PRNG key.
           images: uint8, ``(*batch, *event_shape)``.
-          num_bits: bits that are kept of them, from 1 to 8.
+          num_bits: bits of the images that are kept, from 1 to 8.
 
         Returns:
           Noise in (0, 1), of the shape of ``images``, and its log-densities in nats, ``batch``.
@@ -159,21 +154,23 @@ def image_log_prob(
     r"""A lower bound, in expectation, of the log-mass of discrete images under a density.
 
     The mass of an image is the integral of the density over its bin. It is estimated by importance
-    sampling (Burda, Grosse & Salakhutdinov 2016): with :math:`D` elements of :math:`b` bits,
+    sampling (Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519). With :math:`D`
+    elements of :math:`b` bits, the result is
 
     .. math:: \log \frac1S \sum_{s=1}^S \frac{p(x_s)\, 2^{-bD}}{q(u_s \mid image)},
         \qquad x_s = (k + u_s) / 2^b - 1/2, \quad u_s \sim q.
 
-    More samples make the bound tighter, up to equality. The result is already a mass: bits per
-    dimension are ``bits_per_dim(image_log_prob(...), event_shape, num_bits=0)``.
+    More samples make the bound tighter; in the limit it is the log-mass. As the result is already a
+    mass, bits per dimension are ``bits_per_dim(image_log_prob(...), event_shape, num_bits=0)``.
 
     Args:
       key: PRNG key.
       flow: the density, on the scale [-0.5, 0.5) of :func:`~flowdists.dequantize`.
       images: uint8 levels 0 to 255, ``(*batch, *event_shape)``.
-      num_bits: the bits that make the discrete image; the others are cut off.
-      dequantizer: the noise ``q``, as :class:`~flowdists.VariationalDequantizer`; uniform unless
-        given (Theis, van den Oord & Bethge 2016). Gradients reach its parameters.
+      num_bits: the bits that make the discrete image, from 1 to 8; the others are cut off.
+      dequantizer: the noise ``q``, such as a :class:`~flowdists.VariationalDequantizer`; uniform
+        unless given (Theis, van den Oord & Bethge 2016, https://arxiv.org/abs/1511.01844).
+        Gradients reach its parameters.
       num_samples: samples ``S`` for each image, drawn and scored one after the other.
 
     Returns:
@@ -210,7 +207,7 @@ def image_log_prob(
         u, log_noise = dequantizer.sample_and_log_prob(key, images, num_bits)
         return flow.log_prob(place(levels, u, num_bits)) - log_noise + log_volume
 
-    if num_samples == 1:  # as in training, where a loop would slow convolutions down
+    if num_samples == 1:  # as in training: inside a loop convolutions would be slower
         return log_weight(key)
     log_weights = jax.lax.map(log_weight, jax.random.split(key, num_samples))
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)

@@ -1,4 +1,4 @@
-"""Images of whole levels, as a distribution."""
+"""Discrete images, as a NumPyro distribution."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from flowdists.images.pixels import check_num_bits, to_uint8
 
 
 class DiscreteImages(dist.Distribution):
-    r"""The uint8 images that a density of dequantized images stands for.
+    r"""The distribution of uint8 images that belongs to a density of dequantized images.
 
-    A NumPyro distribution for sites that observe images as they are: its ``log_prob`` is
-    :func:`~flowdists.image_log_prob`, a log-mass in nats, or rather a lower bound of it in
-    expectation. Its noise comes from ``key``, and equal keys have equal noise. In a model take
-    ``numpyro.prng_key()``, which is another one at every step of SVI.
+    It is a NumPyro distribution, for sites that observe images as they are. Its ``log_prob`` is
+    :func:`~flowdists.image_log_prob`: in expectation a lower bound of the log-mass, in nats. The
+    noise comes from ``key``, so that equal keys give equal noise. In a model use
+    ``numpyro.prng_key()``, which gives a new key at every step of SVI.
 
-    Draws are the levels whose bins the density's draws fall into; draws beyond the scale go to its
-    ends. What the density has there is no image's mass: the masses of all images of ``num_bits``
-    bits sum to less than one by that much.
+    A draw from the density becomes the levels of the bins that it falls into. Values outside the
+    scale go to its ends. What the density has outside the scale belongs to no image, so that the
+    masses of all images of ``num_bits`` bits sum to less than one.
 
     Args:
       flow: the density, on the scale [-0.5, 0.5) of :func:`~flowdists.dequantize`.
       key: PRNG key of the noise in ``log_prob``.
-      num_bits: the bits that make the discrete image, from 1 to 8; ``log_prob`` cuts off others,
-        draws have zeros there.
-      dequantizer: the noise, as :class:`~flowdists.VariationalDequantizer`; uniform unless given.
+      num_bits: the bits that make the discrete image, from 1 to 8. ``log_prob`` cuts the others
+        off, and in draws they are zero.
+      dequantizer: the noise, such as a :class:`~flowdists.VariationalDequantizer`; uniform unless
+        given.
       num_samples: samples of the noise for each image; more make the bound tighter.
 
     Raises:
-      TypeError: if ``flow`` is not a Flow, or for a key that is not a key. ``log_prob`` raises it
+      TypeError: if ``flow`` is not a Flow, or for a key that is not a key. Also from ``log_prob``,
         for images that are not uint8.
-      ValueError: if ``num_bits`` or ``num_samples`` is out of range. ``log_prob`` raises it for
+      ValueError: if ``num_bits`` or ``num_samples`` is out of range. Also from ``log_prob``, for
         images of another shape.
 
     >>> from flowdists.images import DiscreteImages
@@ -79,12 +80,13 @@ class DiscreteImages(dist.Distribution):
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
         """Draw uint8 images, ``(*sample_shape, *batch_shape, *event_shape)``.
 
-        NaN is refused, or becomes level 0 in a trace, as in :func:`~flowdists.to_uint8`.
+        NaN raises an error, or becomes level 0 in a traced function, as in
+        :func:`~flowdists.to_uint8`.
         """
         return to_uint8(self.flow.sample(key, sample_shape), self.num_bits)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
-        """Log-masses in nats, ``(*sample_shape, *batch_shape)``, by the noise of the key.
+        """Log-masses in nats, ``(*sample_shape, *batch_shape)``, with the noise of the key.
 
         Args:
           value: uint8, ``(*sample_shape, *batch_shape, *event_shape)``.

@@ -13,18 +13,19 @@ from flowdists.images.pixels import bins, centers, place
 
 
 class LearnedNoise(Bijector):
-    r"""From images with learned noise to the same levels with uniform noise, within every bin.
+    r"""From images with learned noise to images of the same levels with uniform noise.
 
-    Under a flow that ends in this layer, the density of a uniformly dequantized image is
+    A flow that ends in this layer gives a uniformly dequantized image the density
 
-    .. math:: p(x) / q(u), \qquad x = (k + u) / 2^b - 1/2,
+    .. math:: p(x) / q(u), \qquad x = (k + u) / 2^b - 1/2.
 
-    that of the flow without it at learned noise ``u``, by that of the noise. So an ordinary fit
-    maximizes the bound that the noise gives, with respect to the flow and the noise.
+    Here ``p`` is the density of the flow without the layer, and ``q`` is the density of the learned
+    noise ``u``. An ordinary fit therefore maximizes the bound of the learned noise, with respect to
+    both the flow and the noise.
 
     Args:
-      bijector: from standard logistic noise to logits of learned noise, given the middles of the
-        bins.
+      bijector: from standard logistic noise to logits of learned noise. Its context is the middles
+        of the bins.
       num_bits: bits of the images.
     """
 
@@ -46,9 +47,9 @@ class LearnedNoise(Bijector):
         return self._move("forward", y)
 
     def _move(self, direction: Direction, value: Array) -> tuple[Array, Array]:
-        levels, part = bins(value, self.num_bits)
-        onto = to_support(constraints.unit_interval)
-        given = Conditioned(self.bijector, centers(levels, self.num_bits))
-        layer = Chain([onto.inv, given, onto])  # from uniform noise to learned noise
-        part, log_det = getattr(layer, f"{direction}_and_log_det")(part)
-        return place(levels, part, self.num_bits), log_det
+        levels, u = bins(value, self.num_bits)
+        sigmoid = to_support(constraints.unit_interval)
+        layer = Conditioned(self.bijector, centers(levels, self.num_bits))
+        from_uniform = Chain([sigmoid.inv, layer, sigmoid])
+        u, log_det = getattr(from_uniform, f"{direction}_and_log_det")(u)
+        return place(levels, u, self.num_bits), log_det

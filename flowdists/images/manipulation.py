@@ -1,4 +1,4 @@
-"""Images changed by way of their latents."""
+"""Interpolation between images, and attributes of images, in latent space."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ from flowdists import _check
 from flowdists.bijectors._events import batch_of
 from flowdists.bijectors.base import Array
 from flowdists.flow import Flow
-from flowdists.images.latents import (
-    as_latents,
-    broadcast,
-    center,
-    encode_as,
-    join,
-    latent_shapes,
-    split,
-)
+from flowdists.images import check
+from flowdists.images.latents import center, encode_as, join, latent_shapes, split
 
 
 def interpolate(
@@ -32,30 +25,30 @@ def interpolate(
     scales: Sequence[int] | None = None,
     spherical: bool = False,
 ) -> Array:
-    """Images on the way from ``x_a`` to ``x_b``, at equal steps in latent space.
+    """Images on a path from ``x_a`` to ``x_b``, at equal steps in latent space.
 
-    A straight line between two draws of a normal in many dimensions passes closer to its mean than
-    any draw comes: half-way at 0.71 of the distance, where images look as at a temperature of 0.71.
-    The spherical way keeps the distance (White 2016): scale by scale, about the location of the
-    base, the direction follows a great circle at constant speed while the norm goes from the one
-    to the other linearly. Between latents on opposite sides, where no great circle is singled out,
-    it leads through the location.
+    A straight line between two draws from a normal distribution in many dimensions passes closer to
+    the mean than draws do. Half-way the distance is 0.71 of theirs, and images look like draws at a
+    temperature of 0.71. The spherical path keeps the distance (White 2016,
+    https://arxiv.org/abs/1609.04468). In every scale, about the location of the base, the direction
+    follows a great circle at constant speed, while the norm changes linearly. Between latents on
+    opposite sides the great circle is not unique, and the path leads through the location.
 
     Args:
       flow: the density of images.
-      x_a: where to start, ``(*batch, *event_shape)``.
-      x_b: where to end; the shapes broadcast.
-      num_steps: how many images, at least 2, both ends included.
-      scales: which scales change, 0 the finest and -1 the coarsest; all unless given. The others
-        stay those of ``x_a``.
-      spherical: whether to go on great circles.
+      x_a: the images at the start, ``(*batch, *event_shape)``.
+      x_b: the images at the end; the shapes broadcast.
+      num_steps: the number of images, at least 2, both ends included.
+      scales: the scales that change, 0 for the finest and -1 for the coarsest; all unless given.
+        The others stay those of ``x_a``.
+      spherical: whether to follow great circles.
 
     Returns:
-      Images, ``(num_steps, *batch, *event_shape)``. The first is ``x_a``, and the last ``x_b`` if
-      all scales change, up to rounding.
+      Images, ``(num_steps, *batch, *event_shape)``. Up to rounding, the first is ``x_a``, and the
+      last is ``x_b`` if all scales change.
 
     Raises:
-      TypeError: as :func:`encode`; or if ``spherical`` and the base has no location.
+      TypeError: as :func:`encode`; or if ``spherical`` is true and the base has no location.
       ValueError: as :func:`encode`; or if ``num_steps`` or a scale is out of range.
 
     >>> from flowdists.images import interpolate
@@ -68,7 +61,7 @@ def interpolate(
     caller = "interpolate"
     start = encode_as(caller, "x_a", flow, x_a)
     stop = encode_as(caller, "x_b", flow, x_b)
-    broadcast(caller, "the shapes of `x_a` and `x_b`", jnp.shape(x_a), jnp.shape(x_b))
+    check.broadcast(caller, "the shapes of `x_a` and `x_b`", jnp.shape(x_a), jnp.shape(x_b))
     num_steps = _check.positive_int(caller, "num_steps", num_steps, least=2)
     changed = _scales(caller, scales, len(start))
     shapes = latent_shapes(flow)
@@ -88,14 +81,15 @@ def interpolate(
 
 
 def attribute_direction(flow: Flow, x_with: Any, x_without: Any) -> tuple[Array, ...]:
-    """The way in latent space from images without an attribute to those with it.
+    """The direction in latent space from images without an attribute to images with it.
 
-    It is the difference of the mean latents (Kingma & Dhariwal 2018), which :func:`move` follows.
+    It is the difference of the mean latents (Kingma & Dhariwal 2018,
+    https://arxiv.org/abs/1807.03039). :func:`move` moves images along it.
 
     Args:
       flow: the density of images.
       x_with: images that have the attribute, ``(*batch, *event_shape)``.
-      x_without: images that do not, of any other batch shape.
+      x_without: images that do not have it, of any other batch shape.
 
     Returns:
       An array of the shape of one image's latents for each scale, the finest first.
@@ -113,27 +107,27 @@ def attribute_direction(flow: Flow, x_with: Any, x_without: Any) -> tuple[Array,
     0.0
     """
     caller = "attribute_direction"
-    means = [_mean_latents(caller, "x_with", flow, x_with)]
-    means.append(_mean_latents(caller, "x_without", flow, x_without))
-    return tuple(a - b for a, b in zip(*means, strict=True))
+    mean_with = _mean_latents(caller, "x_with", flow, x_with)
+    mean_without = _mean_latents(caller, "x_without", flow, x_without)
+    return tuple(a - b for a, b in zip(mean_with, mean_without, strict=True))
 
 
 def move(flow: Flow, x: Any, direction: Sequence[Any], strength: Any) -> Array:
-    """Images moved along a direction in latent space.
+    """Move images along a direction in latent space.
 
     Args:
       flow: the density of images.
       x: images, ``(*batch, *event_shape)``.
       direction: an array for each scale, as from :func:`attribute_direction`.
-      strength: by how much, in units of ``direction``: a number, or an array that broadcasts with
-        ``batch``; of shape ``(n, 1)``, say, for ``n`` versions of a batch of images.
+      strength: how far, in units of ``direction``: a number, or an array that broadcasts with
+        ``batch``. For example, an array of shape ``(n, 1)`` gives ``n`` versions of a batch.
 
     Returns:
       Images, ``(*batch, *event_shape)``.
 
     Raises:
       TypeError: as :func:`encode`.
-      ValueError: as :func:`encode`; or if direction or strength does not fit.
+      ValueError: as :func:`encode`; or if the shape of the direction or strength does not fit.
 
     >>> from flowdists.images import move
     >>> flow = Flow(StandardNormal((2, 2, 1)), Reverse((2, 2, 1)))  # a single scale
@@ -143,29 +137,31 @@ def move(flow: Flow, x: Any, direction: Sequence[Any], strength: Any) -> Array:
     """
     caller = "move"
     latents = encode_as(caller, "x", flow, x)
-    direction = as_latents(caller, "direction", flow, direction)
+    shapes = latent_shapes(flow)
+    direction = check.latents(caller, "direction", direction, shapes)
     strength = jnp.asarray(strength, latents[0].dtype)
     moved = []
-    for part, step, shape in zip(latents, direction, latent_shapes(flow), strict=True):
-        batches = (strength.shape, batch_of(part, shape), batch_of(step, shape))
+    for piece, step, shape in zip(latents, direction, shapes, strict=True):
+        batches = (strength.shape, batch_of(piece, shape), batch_of(step, shape))
         what = "the shape of `strength` and the batch shapes of `x` and `direction`"
-        broadcast(caller, what, *batches)
-        moved.append(part + strength.reshape(*strength.shape, *[1] * len(shape)) * step)
+        check.broadcast(caller, what, *batches)
+        moved.append(piece + strength.reshape(*strength.shape, *[1] * len(shape)) * step)
     return flow.bijector(join(flow, moved))
 
 
 def _mean_latents(caller: str, argument: str, flow: Flow, x: Any) -> list[Array]:
-    latents, shapes = encode_as(caller, argument, flow, x), latent_shapes(flow)
+    """The mean over all images, for each scale."""
+    latents = encode_as(caller, argument, flow, x)
     if latents[0].size == 0:
         raise ValueError(
             f"{caller}: `{argument}` must hold at least one image, got shape {jnp.shape(x)}"
         )
-    pairs = zip(latents, shapes, strict=True)
-    return [part.mean(tuple(range(part.ndim - len(shape)))) for part, shape in pairs]
+    pairs = zip(latents, latent_shapes(flow), strict=True)
+    return [piece.reshape(-1, *shape).mean(0) for piece, shape in pairs]
 
 
 def _scales(caller: str, scales: Sequence[int] | None, num_scales: int) -> set[int]:
-    """Scales counted from the finest one."""
+    """The given scales, counted from the finest one; all if none are given."""
     if scales is None:
         return set(range(num_scales))
     given = _check.integers(caller, "scales", scales)
@@ -177,21 +173,22 @@ def _scales(caller: str, scales: Sequence[int] | None, num_scales: int) -> set[i
 
 
 def _great_circle(a: Array, b: Array, t: Array, event_ndims: int) -> Array:
-    """Between vectors that are the last ``event_ndims`` axes of ``a`` and ``b``."""
+    """The spherical path from ``a`` to ``b``, whose last ``event_ndims`` axes are one vector."""
     axes = tuple(range(-event_ndims, 0))
     (a, norm_a), (b, norm_b) = _unit(a, axes), _unit(b, axes)
-    # Kept off the ends, where the derivative of the angle is infinite.
-    most = 1 - 4 * float(jnp.finfo(a.dtype).eps)
-    angle = jnp.arccos(jnp.clip((a * b).sum(axes, keepdims=True), -most, most)) / math.pi
+    # At -1 and 1 the derivative of the angle is infinite.
+    limit = 1 - 4 * float(jnp.finfo(a.dtype).eps)
+    angle = jnp.arccos(jnp.clip((a * b).sum(axes, keepdims=True), -limit, limit)) / math.pi
 
-    def weight(part: Array) -> Array:  # sin(part * angle) / sin(angle), for small angles too
-        return part * jnp.sinc(part * angle) / jnp.sinc(angle)
+    def weight(t: Array) -> Array:
+        """``sin(t * pi * angle) / sin(pi * angle)``, also for small angles."""
+        return t * jnp.sinc(t * angle) / jnp.sinc(angle)
 
     return ((1 - t) * norm_a + t * norm_b) * (weight(1 - t) * a + weight(t) * b)
 
 
 def _unit(value: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Direction and norm; both zero, and so are their derivatives, for a zero vector."""
+    """Direction and norm. For a zero vector both are zero, and so are their derivatives."""
     square = jnp.square(value).sum(axes, keepdims=True)
     norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
     return value / norm, jnp.where(square > 0, norm, 0.0)

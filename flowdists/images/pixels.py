@@ -1,4 +1,4 @@
-"""Pixel levels and the continuous values that stand for them.
+"""Levels of pixels, and the continuous values that stand for them.
 
 An image of ``num_bits`` bits has levels ``0 <= k < 2**num_bits``. Level ``k`` is the bin
 ``[k, k + 1) / 2**num_bits - 0.5`` of the scale on which flows see images, ``[-0.5, 0.5)``.
@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
+from flowdists._pytree import is_traced
 from flowdists.bijectors.base import Array, Shape
-from flowdists.images.check import continuous
+from flowdists.images.check import continuous, holds_levels
 
 
 def reduce_bits(images: Any, num_bits: int) -> Array:
     """Keep the ``num_bits`` highest bits of each pixel.
 
     Args:
-      images: uint8, any shape.
+      images: uint8 levels 0 to 255, any shape.
       num_bits: from 1 to 8.
 
     Returns:
@@ -44,8 +45,8 @@ def dequantize(key: Array, images: Any, *, num_bits: int = 8) -> Array:
 
     .. math:: x = (k + u) / 2^b - 1/2, \qquad k = \lfloor image / 2^{8 - b} \rfloor
 
-    The noise ``u`` lies strictly inside of (0, 1), on a grid of at least 32,768 points on which
-    the formula has no rounding error: no value reaches the next bin, or an end of the scale.
+    The noise ``u`` lies strictly inside (0, 1), on a grid of at least 32,768 points. On this grid
+    the formula has no rounding error: no value reaches the next bin or an end of the scale.
 
     Args:
       key: PRNG key.
@@ -75,14 +76,14 @@ def dequantize(key: Array, images: Any, *, num_bits: int = 8) -> Array:
 def to_uint8(x: Any, num_bits: int = 8) -> Array:
     """Turn values on the scale ``[-0.5, 0.5)`` back to levels 0 to 255, for display.
 
-    Bin ``k`` becomes the level ``k * 2**(8 - num_bits)``; values beyond the scale go to its ends.
+    Bin ``k`` becomes the level ``k * 2**(8 - num_bits)``. Values outside the scale go to its ends.
 
     Args:
       x: floating point, any shape.
       num_bits: bits of the images, from 1 to 8.
 
     Returns:
-      uint8, of the shape of ``x``. Within a trace, where no error can be raised, NaN becomes 0.
+      uint8, of the shape of ``x``. In a traced function, which cannot raise errors, NaN becomes 0.
 
     Raises:
       TypeError: if ``x`` is not floating point.
@@ -96,17 +97,17 @@ def to_uint8(x: Any, num_bits: int = 8) -> Array:
     num_bits = check_num_bits("to_uint8", num_bits)
     _check.no_nan("to_uint8", "x", x)
     half = 2 ** (num_bits - 1)
-    # In this order nothing is rounded: a product with a power of two, and a sum of integers.
+    # A product with a power of two and a sum of integers are not rounded.
     levels = jnp.clip(jnp.floor(x * (2 * half)), -half, half - 1) + half
     return jnp.nan_to_num(levels).astype(jnp.uint8) << (8 - num_bits)
 
 
 def from_uint8(images: Any, num_bits: int = 8) -> Array:
-    """The middles of the bins of images: dequantization without noise.
+    """Turn levels to the middles of their bins: dequantization without noise.
 
-    The values to encode, or to condition on, where the same image should always give the same
-    result. :func:`to_uint8` is the inverse, but for the bits that are cut off. For training there
-    is :func:`dequantize`: densities of values without noise grow without bound.
+    Use it to encode images or to condition on them, so that the same image always gives the same
+    result. :func:`to_uint8` is the inverse, except for bits that were cut off. For training use
+    :func:`dequantize`, because without noise the density can grow without bound.
 
     Args:
       images: uint8 levels 0 to 255, any shape.
@@ -135,8 +136,8 @@ def bits_per_dim(log_prob: Any, event_shape: Shape, num_bits: int = 8) -> Array:
     Args:
       log_prob: log-densities in nats, on the scale [-0.5, 0.5), any shape.
       event_shape: shape of one image, of ``D`` elements.
-      num_bits: bits of the images, from 1 to 8; or 0 if ``log_prob`` are log-masses of the
-        discrete images already, as from :func:`~flowdists.image_log_prob`.
+      num_bits: bits of the images, from 1 to 8; or 0 if ``log_prob`` already holds log-masses of
+        discrete images, as :func:`~flowdists.image_log_prob` returns them.
 
     Returns:
       Bits per dimension, of the shape of ``log_prob``.
@@ -170,16 +171,16 @@ def levels_of(caller: str, images: Any, num_bits: Any) -> Array:
 
 
 def place(levels: Array, u: Array, num_bits: int) -> Array:
-    """The values at the parts ``u``, in [0, 1], of the bins of ``levels``, as ``u``'s dtype.
+    """Values in the bins of ``levels``, at the fractions ``u`` in [0, 1], in the dtype of ``u``.
 
-    Rounding never leads out of a bin, nor to its ends; for that ``u`` moves by at most one unit of
-    rounding, which its gradient does not see.
+    Rounding never leads out of a bin or to its ends. For that ``u`` moves by at most one unit of
+    rounding, which does not change its gradient.
     """
     return (levels.astype(u.dtype) + _inside(u, num_bits)) / 2**num_bits - 0.5
 
 
 def bins(x: Array, num_bits: int) -> tuple[Array, Array]:
-    """The inverse of :func:`place`: levels, as floats, and parts, strictly inside of (0, 1)."""
+    """The inverse of :func:`place`: levels, as floats, and fractions strictly inside (0, 1)."""
     half = 2 ** (num_bits - 1)
     scaled = x * (2 * half)  # a power of two: nothing is rounded
     below = jnp.floor(scaled)
@@ -192,7 +193,7 @@ def centers(levels: Array, num_bits: int) -> Array:
 
 
 def _inside(u: Array, num_bits: int) -> Array:
-    """Parts of bins, moved off their ends by no more than a unit of rounding."""
+    """Fractions of bins, moved off 0 and 1 by at most one unit of rounding."""
     margin = 2.0 ** (num_bits - 1 - int(jnp.finfo(u.dtype).nmant))
     return u + jax.lax.stop_gradient(jnp.clip(u, margin, 1 - margin) - u)
 
@@ -207,15 +208,10 @@ def check_num_bits(caller: str, num_bits: Any, least: int = 1) -> int:
 
 def _describe(images: Array) -> str:
     """What was given in place of uint8 images, and what to do about it."""
-    given = f"got {images.dtype}"
-    if not _is_known(images) or images.size == 0 or images.dtype == bool:
-        return f"{given}; expected are levels 0 to 255"
-    values = np.asarray(images)
-    low, high = values.min(), values.max()
-    if (values == np.floor(values)).all() and low >= 0 and 1 < high <= 255:
+    given, expected = f"got {images.dtype}", "expected are levels 0 to 255"
+    if is_traced(images) or images.size == 0 or images.dtype == bool:
+        return f"{given}; {expected}"
+    low, high = images.min(), images.max()
+    if holds_levels(images):
         return f"{given} with values up to {high:g}; convert with `.astype('uint8')`"
-    return f"{given} with values from {low:g} to {high:g}; expected are levels 0 to 255"
-
-
-def _is_known(array: Array) -> bool:
-    return not isinstance(array, jax.core.Tracer)
+    return f"{given} with values from {low:g} to {high:g}; {expected}"

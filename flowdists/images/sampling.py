@@ -1,4 +1,4 @@
-"""Samples of noise that is given, or partly that of other images."""
+"""Samples from given noise, and from the coarse scales of given images."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
+from flowdists._pytree import is_traced
 from flowdists.bijectors._events import batch_of
 from flowdists.bijectors.base import Array
 from flowdists.flow import Flow
+from flowdists.images import check
 from flowdists.images.latents import as_flow, center, encode_as, join, latent_shapes, split
 
 
 def sample_from_noise(flow: Flow, noise: Any, temperature: Any = 1.0) -> Array:
-    """Images of given noise: the same pictures through training, at any temperature.
+    """Images from given noise: the same pictures throughout training, at any temperature.
 
     Args:
       flow: the density of images.
-      noise: values of the flow's base, ``(*batch, D)``, as ``flow.base.sample(key, (n,))`` of the
-        first of the flows to compare.
-      temperature: what the noise is multiplied by, about the location of the base: a number, or
-        one for each scale, the finest first (Kingma & Dhariwal 2018 sample at 0.7). The images are
-        those that ``flow.with_temperature`` has for the key of the noise.
+      noise: values of the flow's base, ``(*batch, D)``, such as ``flow.base.sample(key, (n,))``.
+        Draw them once, and give them to all flows that are compared.
+      temperature: the factor of the noise, about the location of the base: a number, or one for
+        each scale, the finest first (Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039,
+        sample at 0.7). With the key of the noise, ``flow.with_temperature`` samples the same
+        images.
 
     Returns:
       Images, ``(*batch, *event_shape)``.
 
     Raises:
-      TypeError: if ``flow`` is not a Flow, ``noise`` not floating point, or the base has no scale
-        and the temperature is not 1.
-      ValueError: if the noise has another event shape, or for bad temperatures.
+      TypeError: if ``flow`` is not a Flow, if ``noise`` is not floating point, or if the base has
+        no scale and the temperature is not 1.
+      ValueError: if the noise has another event shape, or if a temperature is negative, or if the
+        number of temperatures is not that of scales.
 
     >>> from flowdists.images import sample_from_noise
     >>> flow = Flow(StandardNormal((64,)), MultiScale([Inverse(Squeeze((8, 8, 1))),
@@ -43,23 +47,22 @@ def sample_from_noise(flow: Flow, noise: Any, temperature: Any = 1.0) -> Array:
     """
     caller = "sample_from_noise"
     flow = as_flow(caller, flow)
-    noise = _check.float_array(caller, "noise", noise)
-    _check.event_shape(caller, "noise", noise.shape, flow.base.event_shape, flow.base.event_dim)
+    noise = check.events(caller, "noise", noise, flow.base.event_shape)
     return flow.bijector(_scale_noise(caller, flow, noise, temperature))
 
 
 def reconstruct(key: Array, flow: Flow, x: Any, num_kept: int, temperature: Any = 1.0) -> Array:
-    """Images of which only the coarsest scales are kept; what is finer is drawn anew.
+    """Keep the coarsest scales of images, and draw the finer ones anew.
 
-    With as many scales as the flow has, these are the images themselves; with none, samples, the
-    same as ``flow.sample(key, batch)``. In between they show what each scale knows of an image
-    (Dinh et al. 2017).
+    With all scales kept, the result is the images themselves. With none, it is the samples
+    ``flow.sample(key, batch)``. In between it shows what each scale contributes to an image (Dinh
+    et al. 2017, https://arxiv.org/abs/1605.08803).
 
     Args:
       key: PRNG key.
       flow: the density of images.
       x: images, ``(*batch, *event_shape)``.
-      num_kept: how many of the coarsest scales keep their latents.
+      num_kept: the number of coarse scales that keep their latents.
       temperature: of the latents that are drawn, as in :func:`sample_from_noise`.
 
     Returns:
@@ -68,7 +71,8 @@ def reconstruct(key: Array, flow: Flow, x: Any, num_kept: int, temperature: Any 
     Raises:
       TypeError: for a key that is not a key; otherwise as :func:`encode` and
         :func:`sample_from_noise`.
-      ValueError: if ``num_kept`` is not from 0 to the number of scales; otherwise as these two.
+      ValueError: if ``num_kept`` is not from 0 to the number of scales; otherwise as these two
+        functions.
 
     >>> from flowdists.images import reconstruct
     >>> flow = Flow(StandardNormal((64,)), MultiScale([Inverse(Squeeze((8, 8, 1))),
@@ -93,16 +97,9 @@ def reconstruct(key: Array, flow: Flow, x: Any, num_kept: int, temperature: Any 
 
 
 def _scale_noise(caller: str, flow: Flow, noise: Array, temperature: Any) -> Array:
-    """Move a value of the base, towards its location, to another temperature.
-
-    Args:
-      caller: what to call the caller in an error message.
-      flow: supplies the base and the scales.
-      noise: a value of the base.
-      temperature: a number, or one for each scale, the finest first.
-    """
+    """``noise``, a value of the base, multiplied by the temperature about the base's location."""
     if isinstance(temperature, int | float) and temperature == 1:
-        return noise  # of any base: one without a scale has no other temperature
+        return noise  # also for a base without a scale, which has no other temperature
     num_scales = len(latent_shapes(flow))
     factors = jnp.asarray(temperature)
     if factors.shape not in ((), (num_scales,)):
@@ -110,10 +107,10 @@ def _scale_noise(caller: str, flow: Flow, noise: Array, temperature: Any) -> Arr
             f"{caller}: `temperature` must be a number, or {num_scales} of them, one for each "
             f"scale of the flow, got shape {factors.shape}"
         )
-    known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(temperature))
-    if known and not (np.asarray(temperature) >= 0).all():
+    is_known = not any(map(is_traced, jax.tree.leaves(temperature)))
+    if is_known and not (np.asarray(temperature) >= 0).all():
         raise ValueError(f"{caller}: `temperature` must be at least 0, got {temperature}")
     factors = jnp.broadcast_to(factors, (num_scales,)).astype(noise.dtype)
     centers = split(flow, center(flow).astype(noise.dtype))
-    parts = zip(centers, split(flow, noise), factors, strict=True)
-    return join(flow, [c + factor * (part - c) for c, part, factor in parts])
+    pieces = zip(centers, split(flow, noise), factors, strict=True)
+    return join(flow, [c + factor * (piece - c) for c, piece, factor in pieces])

@@ -75,7 +75,7 @@ def test_scales_that_do_not_fit_are_refused():
 def test_latents_that_do_not_fit_are_refused():
     layer = squeezes((8, 8, 1), (4, 4, 2))
     fine, coarse = np.zeros((5, 4, 4, 2)), np.zeros((5, 2, 2, 8))
-    with pytest.raises(ValueError, match="`latents` must hold 2 arrays"):
+    with pytest.raises(ValueError, match="`latents` must be a sequence of 2 arrays"):
         layer.flatten([fine])
     with pytest.raises(ValueError, match=r"`latents\[0\]` has shape \(5, 2, 2, 8\), expected"):
         layer.flatten([coarse, fine])

@@ -12,11 +12,12 @@ from flowdists.images.check import image_shape
 
 
 class InvertibleConv1x1(LU):
-    """A linear map of the channels, the same at every pixel (Kingma & Dhariwal 2018).
+    """A linear map of the channels, the same at every pixel.
 
-    ``W = L U`` as in :class:`~flowdists.LULinear`, without a bias. The log-determinant is
-    ``H * W * sum(log diag U)``; the inverse solves two triangular systems, and refines the result
-    by two more.
+    From Glow (Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039). Its matrix is a product
+    ``L U`` as in :class:`~flowdists.LULinear`, without a bias. The log-determinant is
+    ``H * W * sum(log diag U)``. The inverse solves two triangular systems, and two more to refine
+    the result.
 
     Args:
       key: PRNG key.
@@ -25,7 +26,7 @@ class InvertibleConv1x1(LU):
 
     Raises:
       TypeError: for a key that is not a key.
-      ValueError: for an event that is no image, or a bad start.
+      ValueError: for an event that is not an image, or an unknown start.
 
     >>> layer = InvertibleConv1x1(jax.random.key(0), (8, 8, 4))
     >>> y, log_det = layer.forward_and_log_det(jnp.ones((5, 8, 8, 4)))
@@ -44,7 +45,8 @@ class InvertibleConv1x1(LU):
         return self._multiply(x), self._log_det
 
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        # Refined once: without pivots, the factors amplify rounding errors more than their product.
+        # Without pivots, the factors amplify rounding errors more than their product does. One
+        # step of refinement removes most of that.
         x = self._solve(y)
         return x + self._solve(y - self._multiply(x)), -self._log_det
 

@@ -1,4 +1,4 @@
-"""Coupling layers on images, whose conditioners are convolutional."""
+"""Coupling layers on images, with convolutional conditioners."""
 
 from __future__ import annotations
 
@@ -18,38 +18,39 @@ from flowdists.transformers import ShiftScale, Transformer
 
 
 class ConvCoupling(Coupling):
-    r"""A coupling layer on images ``(H, W, C)`` (Dinh et al. 2017).
+    r"""A coupling layer on images (Dinh et al. 2017, https://arxiv.org/abs/1605.08803).
 
-    With an image split by the mask into ``(a, b)``, ``forward`` computes ``a' = a`` and
-    ``b' = T(b; conditioner(a, context))`` with a transformer ``T``. Both directions cost one
-    evaluation of the conditioner.
+    The mask splits an image into ``(a, b)``. With a transformer ``T``, ``forward`` computes
+    ``a' = a`` and ``b' = T(b; conditioner(a, context))``. Both directions cost one evaluation of
+    the conditioner.
 
     Args:
       key: PRNG key for the conditioner's parameters.
       event_shape: ``(H, W, C)``.
-      transformer: the family of scalar maps, of a set onto itself; affine unless given. A new layer
-        is the identity.
+      transformer: the family of scalar maps, each from a set onto itself; affine unless given. A
+        new layer is the identity.
       mask: "channel", where the second half of the channels changes; or "checkerboard", where all
-        channels change at the pixels whose row and column sum to an odd number. There the
-        conditioner sees zeros in the place of what changes.
-      flip: exchange what is kept and what is changed.
+        channels change at the pixels whose row and column sum to an odd number. With
+        "checkerboard" the conditioner sees zeros at the pixels that change.
+      flip: whether to exchange what is kept and what is changed.
       conditioner: None for a :class:`~flowdists.ConvNet`, or any callable pytree that maps images
-        ``(H, W, in)`` to ``(H, W, out)`` with ``out = num_params * changed``, each parameter's
-        channels together. With mask "channel", ``in`` and ``changed`` are the channels kept and
-        changed, with "checkerboard" both are ``C``. A context is appended to the channels.
+        ``(H, W, in)`` to ``(H, W, out)`` with ``out = num_params * changed``. The channels of one
+        parameter stand together. With mask "channel", ``in`` and ``changed`` are the numbers of
+        channels kept and changed; with "checkerboard" both are ``C``. A context is appended to the
+        channels.
       context_shape: shape of one context, or None. It is flattened, and the same for every pixel.
       hidden_channels: width of the default conditioner; 512 unless given.
       residual: whether the default conditioner is a :class:`~flowdists.ResidualConvNet`.
       activation: of the default conditioner: a function, or the name of one in :mod:`jax.nn`;
         "relu" unless given.
       normalize: whether the default conditioner, not residual, normalizes its hidden layers.
-      dtype: what the default conditioner computes in, such as "bfloat16".
+      dtype: the dtype in which the default conditioner computes, such as "bfloat16".
 
     Raises:
       TypeError: for a key that is not a key, or a conditioner that is not callable.
-      ValueError: for an event that is no image, a channel mask on a single channel, a transformer
-        whose codomain is not its domain, or a conditioner whose output does not fit, or that was
-        given beside options of the default one.
+      ValueError: for an event that is not an image, a channel mask on a single channel, a
+        transformer whose codomain is not its domain, a conditioner whose output does not fit, or a
+        conditioner together with options of the default one.
 
     >>> layer = ConvCoupling(jax.random.key(0), (8, 8, 4), hidden_channels=16)
     >>> y, log_det = layer.forward_and_log_det(jnp.ones((7, 8, 8, 4)))
@@ -82,7 +83,7 @@ class ConvCoupling(Coupling):
         context_size = 0 if self.context_shape is None else math.prod(self.context_shape)
         kept, changed = self.partition.num_channels
         out_channels = self.transformer.num_params * changed
-        options = {
+        options: dict[str, Any] = {
             "hidden_channels": hidden_channels,
             "activation": activation,
             "dtype": dtype,
@@ -90,31 +91,35 @@ class ConvCoupling(Coupling):
         }
         if conditioner is not None:
             no_options(caller, residual=residual, **options)
+        elif residual and normalize:
+            raise ValueError(
+                f"{caller}: `normalize` must be False for a residual conditioner, got True"
+            )
         else:
             given = {name: value for name, value in options.items() if value not in (None, False)}
-            conditioner = _default_conditioner(
-                key, kept, out_channels, residual, {"hidden_channels": 512, **given}, context_size
-            )
+            given = {"hidden_channels": 512, **given}
+            network = ResidualConvNet if residual else ConvNet
+            conditioner = network(key, kept, out_channels, context_size=context_size, **given)
         self.conditioner = as_conditioner(
             caller, conditioner, (*shape[:2], kept), out_channels, context_size
         )
 
 
 class SplitPrior(Coupling):
-    r"""The learned prior of the latents that Glow factors out, as a bijector.
+    r"""The learned prior of the latents that Glow sets aside, as a bijector.
 
-    The first half ``h`` of the channels stays. The second half is ``mu(h) + sigma(h) * z`` with
-    ``mu`` and ``log sigma`` from a convolution of ``h`` that starts at zero
-    (:class:`~flowdists.networks.ZeroConv`, Kingma & Dhariwal 2018). For standard normal ``z`` that
-    is a draw of :math:`N(\mu(h), \sigma(h))`, so that a flow through this layer has the density of
-    the paper's explicit sum of Gaussian terms.
+    The first half ``h`` of the channels stays. The second half becomes ``mu(h) + sigma(h) * z``,
+    where ``mu`` and ``log sigma`` come from a convolution of ``h`` that starts at zero
+    (:class:`~flowdists.images.ZeroConv`). For standard normal ``z`` that is a draw from
+    :math:`N(\mu(h), \sigma(h))`. A flow through this layer thus has the density that Kingma &
+    Dhariwal 2018 (https://arxiv.org/abs/1807.03039) write as a sum of Gaussian terms.
 
     Args:
       event_shape: ``(H, W, C)``, with at least two channels.
       context_shape: shape of one context, or None. Its weights start at zero.
 
     Raises:
-      ValueError: if the event is no image or has a single channel.
+      ValueError: if the event is not an image, or has a single channel.
 
     >>> SplitPrior((4, 4, 6)).inverse(jnp.ones((5, 4, 4, 6))).shape
     (5, 4, 4, 6)
@@ -130,19 +135,3 @@ class SplitPrior(Coupling):
         context_size = 0 if self.context_shape is None else math.prod(self.context_shape)
         kept, changed = self.partition.num_channels
         self.conditioner = ZeroConv(kept, 2 * changed, context_size)
-
-
-def _default_conditioner(
-    key: Array,
-    in_channels: int,
-    out_channels: int,
-    residual: bool,
-    options: dict[str, Any],
-    context_size: int,
-) -> ConvNet | ResidualConvNet:
-    if residual and "normalize" in options:
-        raise ValueError(
-            "ConvCoupling: `normalize` must be False for a residual conditioner, got True"
-        )
-    network = ResidualConvNet if residual else ConvNet
-    return network(key, in_channels, out_channels, context_size=context_size, **options)

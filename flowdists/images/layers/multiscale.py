@@ -1,4 +1,4 @@
-"""Several scales of an image, of which each but the coarsest factors out half of its channels."""
+"""Several scales of an image. Each but the coarsest sets half of its channels aside as latents."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from flowdists.images import check
 
 
 class MultiScale(Bijector):
-    """The multi-scale architecture (Dinh et al. 2017): flat latents to an image.
+    """The multi-scale architecture of Dinh et al. 2017 (https://arxiv.org/abs/1605.08803).
 
-    ``inverse`` takes an image through the first scale, sets the second half of the resulting
-    channels aside as latents, takes the first half through the next scale, and so on; the last
-    scale's result is latent as a whole. ``forward`` goes back. The flat latent vector holds the
-    latents of the finest scale first; :meth:`pyramid` cuts it into scales, :meth:`flatten` joins
-    them.
+    It maps a vector of latents to an image. ``inverse`` takes an image through the first scale,
+    sets the second half of the resulting channels aside as latents, takes the first half through
+    the next scale, and so on. The whole result of the last scale is latent. ``forward`` goes back.
+    The vector holds the latents of the finest scale first: :meth:`pyramid` cuts it into scales, and
+    :meth:`flatten` joins them.
 
     Args:
-      scales: bijectors on images, the finest first. Each but the first takes, as its data, the
-        first half of the channels that the one before has at its base.
+      scales: bijectors on images, the finest first. The data side of each but the first is the
+        first half of the channels that the scale before it has on its base side.
 
     Raises:
-      TypeError: if a scale is no bijector.
-      ValueError: if there is none, or the shapes or contexts of neighbours do not fit.
+      TypeError: if a scale is not a bijector.
+      ValueError: if there is no scale, or if the shapes or contexts of neighbours do not fit.
 
     >>> layer = MultiScale([Inverse(Squeeze((8, 8, 1))), Inverse(Squeeze((4, 4, 2)))])
     >>> z = layer.inverse(jnp.ones((5, 8, 8, 1)))
@@ -87,7 +87,7 @@ class MultiScale(Bijector):
         return "inverse" if any(s.cheap_direction == "inverse" for s in self.scales) else "forward"
 
     def check_data(self, caller: str, argument: str, value: Any) -> None:
-        """Pixels are continuous: no integers, no NaN, no whole levels cast to floats."""
+        """Pixels are continuous: no integers, no NaN, no levels cast to floats."""
         check.pixels(caller, argument, value)
 
     def pyramid(self, z: Array) -> tuple[Array, ...]:
@@ -98,21 +98,11 @@ class MultiScale(Bijector):
         """The inverse of :meth:`pyramid`.
 
         Raises:
-          ValueError: if there are not as many latents as scales, or one has another shape.
+          TypeError: if latents are not floating point.
+          ValueError: if the number of latents is not that of scales, or if one has another shape.
         """
-        if len(latents) != len(self.scales):
-            raise ValueError(
-                f"MultiScale.flatten: `latents` must hold {len(self.scales)} arrays, one for each "
-                f"scale, got {len(latents)}"
-            )
-        for i, (part, shape) in enumerate(zip(latents, self.latent_shapes, strict=True)):
-            if part.shape[max(part.ndim - 3, 0) :] != shape:
-                wanted = ", ".join(map(str, shape))
-                raise ValueError(
-                    f"MultiScale.flatten: `latents[{i}]` has shape {part.shape}, expected "
-                    f"(*batch, {wanted})"
-                )
-        return join_vector(latents, self.latent_shapes)
+        shapes = self.latent_shapes
+        return join_vector(check.latents("MultiScale.flatten", "latents", latents, shapes), shapes)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         return self._run("forward", x, context)
@@ -150,22 +140,17 @@ class MultiScale(Bijector):
     def _through_scales(
         self, direction: Direction, value: Array, step: Callable[[int, Array], Array]
     ) -> Array:
-        """Take a value from one side to the other, through ``step(i, value)`` for each scale."""
+        """Take a value from one side to the other, with ``step(i, value)`` for each scale."""
         coarsest = len(self.scales) - 1
         if direction == "inverse":
             latents = []
             for i in range(coarsest):
-                kept, factored = self._halves(step(i, value))
-                latents.append(factored)
-                value = kept
-            return self.flatten([*latents, step(coarsest, value)])
+                *_, channels = self.scales[i].event_shape
+                value, aside = jnp.split(step(i, value), [channels // 2], axis=-1)
+                latents.append(aside)
+            return join_vector([*latents, step(coarsest, value)], self.latent_shapes)
         *latents, value = self.pyramid(value)
-        for i in reversed(range(coarsest + 1)):
-            value = step(i, value if i == coarsest else jnp.concatenate([value, latents[i]], -1))
+        value = step(coarsest, value)
+        for i in reversed(range(coarsest)):
+            value = step(i, jnp.concatenate([value, latents[i]], axis=-1))
         return value
-
-    @staticmethod
-    def _halves(value: Array) -> tuple[Array, Array]:
-        """The channels that the next scale takes, and those that are latents."""
-        half = value.shape[-1] // 2
-        return value[..., :half], value[..., half:]

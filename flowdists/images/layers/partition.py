@@ -1,7 +1,7 @@
 """Masks of images: what a convolutional coupling layer keeps, and what it changes.
 
-Each has the interface of :class:`~flowdists.bijectors.partition.Partition`, but its parts are
-images, so that a convolution can see the kept one.
+Each has the interface of :class:`~flowdists.bijectors.partition.Partition`. Its parts are images,
+so that a convolution can see the kept one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ class ChannelPartition:
 
     @property
     def num_channels(self) -> tuple[int, int]:
-        """Channels of the kept and of the changed part."""
-        channels = self.event_shape[-1]
-        halves = (channels // 2, channels - channels // 2)
-        return halves[::-1] if self.flip else halves
+        """The numbers of channels of the kept and of the changed part."""
+        first = self.event_shape[-1] // 2
+        second = self.event_shape[-1] - first
+        return (second, first) if self.flip else (first, second)
 
     def split(self, value: Array) -> tuple[Array, Array]:
-        """Images to the kept and the changed part."""
-        cut = self.event_shape[-1] // 2
-        halves = (value[..., :cut], value[..., cut:])
-        return halves[::-1] if self.flip else halves
+        """Split images into the kept and the changed part."""
+        first, second = jnp.split(value, [self.event_shape[-1] // 2], axis=-1)
+        return (second, first) if self.flip else (first, second)
 
     def merge(self, kept: Array, changed: Array) -> Array:
         """The inverse of :meth:`split`."""
@@ -49,9 +48,10 @@ class ChannelPartition:
 
 @dataclasses.dataclass(frozen=True)
 class CheckerboardPartition:
-    """All channels change at pixels whose row and column sum to an odd number, or an even one.
+    """All channels change at the pixels whose row and column sum to an odd number.
 
-    Both parts have the size of the image. The kept one has zeros in the place of what changes.
+    Or to an even number, if ``flip`` is true. Both parts have the size of the image. The kept part
+    is zero at the pixels that change.
     """
 
     event_shape: Shape
@@ -59,7 +59,7 @@ class CheckerboardPartition:
 
     @property
     def num_channels(self) -> tuple[int, int]:
-        """Channels of the kept and of the changed part."""
+        """The numbers of channels of the kept and of the changed part."""
         return self.event_shape[-1], self.event_shape[-1]
 
     @property
@@ -69,7 +69,7 @@ class CheckerboardPartition:
         return (odd ^ self.flip)[..., None]
 
     def split(self, value: Array) -> tuple[Array, Array]:
-        """Images to the kept and the changed part."""
+        """Split images into the kept and the changed part."""
         return jnp.where(self._changes, 0.0, value), value
 
     def merge(self, kept: Array, changed: Array) -> Array:
@@ -88,7 +88,7 @@ def image_partition(caller: str, event_shape: Shape, mask: str, flip: bool) -> I
     """Resolve a mask for images of ``event_shape``.
 
     Raises:
-      ValueError: if the mask is unknown, or would keep or change nothing.
+      ValueError: if the mask is unknown, or if it would keep or change nothing.
     """
     _check.one_of(caller, "mask", mask, MASKS)
     height, width, channels = event_shape

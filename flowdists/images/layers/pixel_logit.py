@@ -1,4 +1,4 @@
-"""Pixels of a bounded scale, from unbounded space."""
+"""From unbounded space to pixels on a bounded scale."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from flowdists.bijectors.base import Array, Bijector, Shape
 
 
 class PixelLogit(Bijector):
-    r"""Pixels from logits, elementwise: as the last layer of a flow, RealNVP's preprocessing.
+    r"""Pixels from logits, elementwise. As the last layer of a flow it is RealNVP's preprocessing.
 
     Its inverse takes pixels to
 
     .. math:: z = \operatorname{logit}(\alpha + (1 - 2 \alpha) p), \qquad
         p = (x - low) / (high - low).
 
-    Dinh, Sohl-Dickstein & Bengio (2017) have :math:`\alpha + (1 - \alpha) p`; this form treats
-    black and white alike, and is finite at both. The image of unbounded space is an interval wider
-    than ``[low, high]``, by ``alpha / (1 - 2 * alpha)`` of it at either end, and the support of a
-    flow that ends here. Beyond it the density is zero: there the inverse's log-determinant is
-    ``-inf``, and the elements outside become 0. No leaves.
+    Dinh, Sohl-Dickstein & Bengio 2017 (https://arxiv.org/abs/1605.08803) have
+    :math:`\alpha + (1 - \alpha) p`. The form here treats black and white alike, and is finite at
+    both. The support of a flow that ends in this layer is ``[low, high]``, widened at either end
+    by the fraction ``alpha / (1 - 2 * alpha)`` of its width. Outside of it the density is zero: the
+    log-determinant of the inverse is ``-inf``, and the elements outside become 0. The layer has no
+    parameters.
 
     Args:
       event_shape: shape of one event; ``()`` for a scalar.
-      alpha: how far logits stay away from the ends, in [0, 0.5).
+      alpha: the distance that logits keep from the ends, in [0, 0.5).
       low: the lower end of the scale of pixels.
-      high: its upper end.
+      high: the upper end.
 
     Raises:
       ValueError: for a bad shape, ``alpha`` out of range, or ends that are not finite and in order.
@@ -78,11 +79,11 @@ class PixelLogit(Bijector):
 
     @property
     def _width(self) -> float:
-        """Of the codomain."""
+        """The width of the codomain."""
         return (self.high - self.low) / (1 - 2 * self.alpha)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        # Rounding would lead to the ends of the codomain, and beyond.
+        # Without the bounds, rounding would lead to the ends of the codomain, and beyond.
         eps = float(jnp.finfo(x.dtype).eps)
         fraction = jnp.clip(jax.nn.sigmoid(x), eps, 1 - eps)
         log_slope = jax.nn.log_sigmoid(x) + jax.nn.log_sigmoid(-x) + math.log(self._width)
@@ -95,7 +96,7 @@ class PixelLogit(Bijector):
         return x, self._sum(log_slope)
 
     def _fractions(self, y: Array) -> tuple[Array, Array]:
-        """How far ``y`` lies from both ends of the codomain, as fractions of its width."""
+        """The distances of ``y`` from both ends of the codomain, as fractions of its width."""
         below = self.alpha + (y - self.low) / self._width
         return below, self.alpha + (self.high - y) / self._width
 

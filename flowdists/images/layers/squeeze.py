@@ -1,4 +1,4 @@
-"""Space to channels."""
+"""Blocks of pixels to channels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from flowdists.images.check import image_shape
 
 
 class Squeeze(Bijector):
-    """Blocks of ``factor × factor`` pixels become channels (Dinh et al. 2017).
+    """Blocks of ``factor × factor`` pixels become channels.
 
-    ``forward`` takes ``(H, W, C)`` to ``(H/factor, W/factor, factor² C)``; in a flow, whose
-    densities squeeze, stands its inverse. The log-determinant is 0. A new channel is counted by its
-    row in the block, its column, and the old channel, in this order.
+    From Dinh et al. 2017 (https://arxiv.org/abs/1605.08803). ``forward`` takes ``(H, W, C)`` to
+    ``(H/factor, W/factor, factor² C)``. A flow squeezes on the way to the latents, so that it
+    contains the inverse of this layer. The log-determinant is 0. New channels are ordered by the
+    row in the block, then by the column, then by the old channel.
 
     Args:
       event_shape: ``(H, W, C)``.
       factor: height and width of the blocks.
 
     Raises:
-      ValueError: if the event is no image, or the factor does not divide height and width.
+      ValueError: if the event is not an image, or the factor does not divide height and width.
 
     >>> Squeeze((8, 6, 3))(jnp.ones((5, 8, 6, 3))).shape
     (5, 4, 3, 12)
@@ -63,6 +64,6 @@ class Squeeze(Bijector):
 
 
 def _exchange(value: Array, split: Shape, event_shape: Shape) -> Array:
-    """Exchange the middle axes of events split into five, then give them ``event_shape``."""
+    """Split events into five axes, exchange the middle two, and give them ``event_shape``."""
     batch = value.shape[:-3]
     return jnp.swapaxes(value.reshape(*batch, *split), -4, -3).reshape(*batch, *event_shape)

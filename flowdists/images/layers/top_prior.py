@@ -11,22 +11,22 @@ from flowdists import _check
 from flowdists._pytree import static
 from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.images.check import image_shape
-from flowdists.images.networks.conv_net import embed, zero_embedding
+from flowdists.images.networks.conv_net import add_context, zero_embedding
 from flowdists.networks.conditioner import flatten_context
 
 
 class TopPrior(Bijector):
-    """The learned prior of Glow's coarsest latents: a location and a scale per channel.
+    """The learned prior of Glow's coarsest latents: a location and a scale for each channel.
 
-    Both start at those of a standard normal. A context, such as a one-hot class, is added to both
-    through weights that start at zero.
+    It starts as a standard normal. A context, such as a one-hot class, is added to the locations
+    and log-scales through weights that start at zero.
 
     Args:
       event_shape: ``(H, W, C)``.
       context_shape: shape of one context, or None.
 
     Raises:
-      ValueError: if the event is no image.
+      ValueError: if the event is not an image.
 
     >>> layer = TopPrior((4, 4, 6), context_shape=(10,))
     >>> Conditioned(layer, jnp.ones((5, 10))).forward(jnp.ones((4, 4, 6))).shape
@@ -62,7 +62,6 @@ class TopPrior(Bijector):
 
     def _moments(self, context: Array | None) -> tuple[Array, Array]:
         flat = flatten_context(context, self.context_shape)
-        if self.context_weight is None or flat is None:
-            return self.loc, self.log_scale
-        loc, log_scale = jnp.split(embed(self.context_weight, flat), 2, axis=-1)
-        return self.loc + loc, self.log_scale + log_scale
+        moments = jnp.concatenate([self.loc, self.log_scale])
+        loc, log_scale = jnp.split(add_context(moments, self.context_weight, flat), 2, axis=-1)
+        return loc, log_scale

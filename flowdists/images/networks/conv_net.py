@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import copy
 from typing import Any
 
 import jax
@@ -15,13 +14,13 @@ from flowdists.images.networks.convolution import Conv, per_pixel
 from flowdists.networks.base import Activation, Array, Linear, Network, resolve_activation
 from flowdists.networks.normalization import ChannelNorm
 
-GAIN = 3.0  # Kingma & Dhariwal 2018: learning rates of output scales are thrice the others
+GAIN = 3.0  # Kingma & Dhariwal 2018: output scales learn three times as fast as the rest
 
 
 class ZeroConv(Network):
-    """A 3×3 convolution that starts at zero, times ``exp(3 * log_gain)`` per output channel.
+    """A 3×3 convolution that starts at zero, times ``exp(3 * log_gain)`` for each output channel.
 
-    A context is added through weights that start at zero as well.
+    A context is added through weights that also start at zero.
 
     Args:
       in_channels: channels of the input.
@@ -43,17 +42,15 @@ class ZeroConv(Network):
         self.context_weight = zero_embedding(context_size, out_channels)
 
     def __call__(self, x: Array, context: Any = None) -> Array:
-        out = self.conv(x)
-        if self.context_weight is not None:
-            out = out + embed(self.context_weight, context)
+        out = add_context(self.conv(x), self.context_weight, context)
         return out * jnp.exp(GAIN * self.log_gain)
 
 
 class ConvNet(Network):
     """Glow's network: 3×3, 1×1 and a 3×3 convolution that starts at zero (``ZeroConv``).
 
-    Kingma & Dhariwal 2018. A context is added to the channels of the first layer, through weights
-    that start at zero.
+    From Kingma & Dhariwal 2018 (https://arxiv.org/abs/1807.03039). A context is added to the
+    channels of the first layer, through weights that start at zero.
 
     Args:
       key: PRNG key.
@@ -62,10 +59,10 @@ class ConvNet(Network):
       hidden_channels: width of the two hidden layers.
       context_size: length of the context vector, 0 for none.
       activation: a function, or the name of one in :mod:`jax.nn`.
-      normalize: whether each hidden layer is normalized per channel before its activation, by
-        statistics of a first batch that are then trained (ActNorm), as in the paper's code.
-      dtype: what the network computes in, such as "bfloat16"; parameters and result stay as they
-        are. None for the input's own.
+      normalize: whether to normalize each hidden layer per channel before its activation, as the
+        paper's code does. The first batch sets the statistics, which are then trained (ActNorm).
+      dtype: the dtype of the computation, such as "bfloat16". Parameters and the result keep
+        theirs. None for the dtype of the input.
 
     Raises:
       ValueError: if a size is not a positive int, or the activation or the dtype is unknown.
@@ -81,7 +78,7 @@ class ConvNet(Network):
     context_weight: Array | None
     norms: tuple[ChannelNorm, ...]
     activation: Activation = static()
-    dtype: str | None = static(default=None)
+    dtype: str | None = static()
 
     def __init__(
         self,
@@ -104,49 +101,49 @@ class ConvNet(Network):
         self.context_weight = zero_embedding(context_size, width)
         self.norms = tuple(ChannelNorm(width) for _ in range(2 if normalize else 0))
         self.activation = activation
-        self.dtype = check_dtype("ConvNet", dtype)
+        self.dtype = _check_dtype("ConvNet", dtype)
 
     def __call__(self, x: Array, context: Any = None) -> Array:
-        return in_dtype(self, x, context, lambda network, x, c: network._run(x, c)[0])
+        return _in_dtype(self, x, context)
 
     def data_init(self, x: Array, context: Any = None) -> ConvNet:
-        """The network whose normalizations fit the batch ``x``."""
-        return self._run(x, context, data_init=True)[1] if self.norms else self
-
-    def _run(self, x: Array, context: Any, data_init: bool = False) -> tuple[Array, ConvNet]:
+        """Return the network whose normalizations fit the batch ``x``."""
+        if not self.norms:
+            return self
         activation = resolve_activation(self.activation)
-        h = self.input_layer(x)
-        if self.context_weight is not None:
-            h = h + embed(self.context_weight, context)
-        norms = []
-        hidden_layer = functools.partial(per_pixel, self.hidden_layer)
-        layers: tuple[Callable[[Array], Array], ...] = (hidden_layer, self.output_layer)
-        for i, following in enumerate(layers):
-            if self.norms:
-                norms.append(self.norms[i].data_init(h) if data_init else self.norms[i])
-                h = norms[i](h)
-            h = following(activation(h))
-        network = jax.tree.map(lambda leaf: leaf, self)
-        network.norms = tuple(norms)
-        return h, network
+        h = add_context(self.input_layer(x), self.context_weight, context)
+        first = self.norms[0].data_init(h)
+        h = per_pixel(self.hidden_layer, activation(first(h)))
+        network = copy.copy(self)
+        network.norms = (first, self.norms[1].data_init(h))
+        return network
+
+    def _compute(self, x: Array, context: Any) -> Array:
+        """The output, in the dtype of the arguments and of the parameters."""
+        activation = resolve_activation(self.activation)
+        first, second = self.norms or (_identity, _identity)
+        h = add_context(self.input_layer(x), self.context_weight, context)
+        h = per_pixel(self.hidden_layer, activation(first(h)))
+        return self.output_layer(activation(second(h)))
 
 
 class ResidualConvNet(Network):
     """Pre-activation residual blocks of 3×3 convolutions, then one that starts at zero.
 
-    The network of RealNVP for images (Dinh et al. 2017), without batch normalization: every block
-    computes ``h + conv(act(conv(act(h))))``, whose second convolution starts small. A context is
-    added to the channels of the first layer, through weights that start at zero.
+    The network of RealNVP for images (Dinh et al. 2017, https://arxiv.org/abs/1605.08803), without
+    batch normalization. Every block computes ``h + conv(act(conv(act(h))))``, and its second
+    convolution starts small. A context is added to the channels of the first layer, through weights
+    that start at zero.
 
     Args:
       key: PRNG key.
       in_channels: channels of the input.
       out_channels: channels of the output.
       hidden_channels: width of the blocks.
-      num_blocks: how many.
+      num_blocks: number of blocks.
       context_size: length of the context vector, 0 for none.
       activation: a function, or the name of one in :mod:`jax.nn`.
-      dtype: what the network computes in, as in :class:`~flowdists.ConvNet`.
+      dtype: the dtype of the computation, as in :class:`~flowdists.ConvNet`.
 
     Raises:
       ValueError: if a size is not a positive int, or the activation or the dtype is unknown.
@@ -161,7 +158,7 @@ class ResidualConvNet(Network):
     output_layer: ZeroConv
     context_weight: Array | None
     activation: Activation = static()
-    dtype: str | None = static(default=None)
+    dtype: str | None = static()
 
     def __init__(
         self,
@@ -187,16 +184,15 @@ class ResidualConvNet(Network):
         self.output_layer = ZeroConv(width, out_channels)
         self.context_weight = zero_embedding(context_size, width)
         self.activation = activation
-        self.dtype = check_dtype("ResidualConvNet", dtype)
+        self.dtype = _check_dtype("ResidualConvNet", dtype)
 
     def __call__(self, x: Array, context: Any = None) -> Array:
-        return in_dtype(self, x, context, ResidualConvNet._run)
+        return _in_dtype(self, x, context)
 
-    def _run(self, x: Array, context: Any) -> Array:
+    def _compute(self, x: Array, context: Any) -> Array:
+        """The output, in the dtype of the arguments and of the parameters."""
         activation = resolve_activation(self.activation)
-        h = self.input_layer(x)
-        if self.context_weight is not None:
-            h = h + embed(self.context_weight, context)
+        h = add_context(self.input_layer(x), self.context_weight, context)
         for first, second in self.blocks:
             h = h + second(activation(first(activation(h))))
         return self.output_layer(activation(h))
@@ -207,17 +203,23 @@ def zero_embedding(context_size: int, channels: int) -> Array | None:
     return jnp.zeros((context_size, channels)) if context_size else None
 
 
-def embed(weight: Array, context: Array) -> Array:
-    """What a context adds to the channels at every position, ``(*batch, 1, 1, channels)``."""
-    return (context @ weight)[..., None, None, :]
+def add_context(channels: Array, weight: Array | None, context: Any) -> Array:
+    """Add an embedded context, the same at every pixel; without weights nothing is added.
 
-
-def check_dtype(caller: str, dtype: Any) -> str | None:
-    """The name of a floating-point dtype, or None.
-
-    Raises:
-      ValueError: if it is neither.
+    Args:
+      channels: ``(*batch, H, W, channels)``, or any shape that broadcasts with it.
+      weight: ``(context_size, channels)``, or None.
+      context: ``(*batch, context_size)``.
     """
+    return channels if weight is None else channels + (context @ weight)[..., None, None, :]
+
+
+def _identity(h: Array) -> Array:
+    return h
+
+
+def _check_dtype(caller: str, dtype: Any) -> str | None:
+    """The name of a floating-point dtype, or None."""
     if dtype is None:
         return None
     try:
@@ -232,17 +234,17 @@ def check_dtype(caller: str, dtype: Any) -> str | None:
     return known.name
 
 
-def in_dtype(network: Any, x: Array, context: Any, run: Any) -> Array:
-    """``run(network, x, context)`` in the network's ``dtype``; the result in that of ``x``."""
+def _in_dtype(network: Any, x: Array, context: Any) -> Array:
+    """``network._compute(x, context)`` in the network's ``dtype``; the result in that of ``x``."""
     if network.dtype is None:
-        return run(network, x, context)
-    network, given, context = jax.tree.map(
-        lambda leaf: leaf.astype(network.dtype), (network, x, context)
-    )
-    return run(network, given, context).astype(x.dtype)
+        return network._compute(x, context)
+    arguments = (network, x, context)
+    low, low_x, low_context = jax.tree.map(lambda leaf: leaf.astype(network.dtype), arguments)
+    return low._compute(low_x, low_context).astype(x.dtype)
 
 
 def _check_sizes(caller: str, in_channels: int, out_channels: int, hidden_channels: int) -> int:
+    """The three sizes are positive; return the last."""
     _check.positive_int(caller, "in_channels", in_channels)
     _check.positive_int(caller, "out_channels", out_channels)
     return _check.positive_int(caller, "hidden_channels", hidden_channels)

@@ -1,4 +1,4 @@
-"""Convolutions written as matrix products, channels last."""
+"""Convolutions as matrix products, channels last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Conv(Network):
       in_channels: channels of the input.
       out_channels: channels of the output.
       size: height and width of the kernel, odd.
-      scale: factor of the first weights.
+      scale: factor of the initial weights.
 
     Raises:
       ValueError: if the size is not odd.
@@ -40,8 +40,8 @@ class Conv(Network):
         if _check.positive_int("Conv", "size", size) % 2 == 0:
             raise ValueError(f"Conv: `size` must be odd, got {size}")
         shape = (size, size, in_channels, out_channels)
-        deviation = scale * math.sqrt(2.0 / (size * size * (in_channels + out_channels)))
-        self.kernel = deviation * jax.random.normal(key, shape) if scale else jnp.zeros(shape)
+        std = scale * math.sqrt(2.0 / (size * size * (in_channels + out_channels)))
+        self.kernel = std * jax.random.normal(key, shape) if scale else jnp.zeros(shape)
         self.bias = jnp.zeros(out_channels)
 
     def __call__(self, x: Array) -> Array:
@@ -51,13 +51,13 @@ class Conv(Network):
 def convolve(x: Array, kernel: Array) -> Array:
     """Correlate images with a kernel, zero-padded to the same size.
 
-    The kernel's positions are shifts of the image, so that all the arithmetic is one matrix
-    product, before or after the shifts, whichever moves fewer channels. So are its derivatives.
-    On a CPU the derivative of XLA's own convolution is 10 to 50 times slower inside of a scan.
+    Each position of the kernel is a shift of the image. All arithmetic is then one matrix product,
+    before or after the shifts, whichever shifts fewer channels. The same holds for its derivatives.
+    On a CPU the derivative of XLA's own convolution is 10 to 50 times slower inside a scan.
 
     Args:
       x: ``(*batch, H, W, in)``.
-      kernel: ``(size, size, in, out)``, size odd.
+      kernel: ``(size, size, in, out)``, with an odd size.
 
     Returns:
       ``(*batch, H, W, out)``.
@@ -67,7 +67,7 @@ def convolve(x: Array, kernel: Array) -> Array:
     margins = [(0, 0)] * (x.ndim - 3) + [(size // 2, size // 2)] * 2 + [(0, 0)]
 
     def shift(x: Array, i: int, j: int) -> Array:
-        """``x`` moved by one position of the kernel, with zeros moved in."""
+        """``x`` shifted to position ``(i, j)`` of the kernel, with zeros at the margins."""
         return jnp.pad(x, margins)[..., i : i + height, j : j + width, :]
 
     positions = list(itertools.product(range(size), repeat=2))
@@ -76,7 +76,7 @@ def convolve(x: Array, kernel: Array) -> Array:
         return per_pixel(lambda rows: rows @ kernel.reshape(-1, num_out), patches)
     by_position = jnp.moveaxis(kernel.reshape(size**2, num_in, num_out), 0, 1)
     products = per_pixel(lambda rows: rows @ by_position.reshape(num_in, -1), x)
-    # Split, not sliced: the derivative is then a concatenation, not a sum of padded arrays.
+    # The derivative of a split is a concatenation; that of slices is a sum of padded arrays.
     parts = jnp.split(products, size**2, axis=-1)
     terms = [shift(part, i, j) for part, (i, j) in zip(parts, positions, strict=True)]
     return functools.reduce(jnp.add, terms)
@@ -85,8 +85,8 @@ def convolve(x: Array, kernel: Array) -> Array:
 def per_pixel(function: Callable[[Array], Array], x: Array) -> Array:
     """Apply a function of rows to the channels of every pixel.
 
-    All other axes become one, because the derivative of a matrix product with several of them
-    begins with transposed copies of both factors.
+    All other axes are merged into one. With several axes, the derivative of a matrix product would
+    begin with transposed copies of both factors.
 
     Args:
       function: from ``(pixels, in)`` to ``(pixels, out)``.

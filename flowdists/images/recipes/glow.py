@@ -21,33 +21,18 @@ from flowdists.images.layers.top_prior import TopPrior
 from flowdists.images.recipes.scales import image_recipe, stack_scales
 from flowdists.transformers import Additive, RationalQuadratic, ShiftScale, Transformer
 
-GLOW_SIZES: dict[str, dict[str, Any]] = {
-    "mnist": {
-        "event_shape": (28, 28, 1),
-        "num_scales": 2,
-        "steps_per_scale": 16,
-        "hidden_channels": 256,
-    },
-    "cifar10": {
-        "event_shape": (32, 32, 3),
-        "num_scales": 3,
-        "steps_per_scale": 32,
-        "hidden_channels": 512,
-    },
-    "celeba64": {
-        "event_shape": (64, 64, 3),
-        "num_scales": 3,
-        "steps_per_scale": 16,
-        "hidden_channels": 512,
-    },
-    "celeba256": {
-        "event_shape": (256, 256, 3),
-        "num_scales": 6,
-        "steps_per_scale": 32,
-        "hidden_channels": 512,
-    },
+_SIZES: dict[str, tuple[Shape, int, int, int]] = {
+    "mnist": ((28, 28, 1), 2, 16, 256),
+    "cifar10": ((32, 32, 3), 3, 32, 512),
+    "celeba64": ((64, 64, 3), 3, 16, 512),
+    "celeba256": ((256, 256, 3), 6, 32, 512),
 }
-"""Published sizes, as options of :func:`~flowdists.Glow`; CelebA's are meant for 5 bits."""
+_OPTIONS = ("event_shape", "num_scales", "steps_per_scale", "hidden_channels")
+
+GLOW_SIZES: dict[str, dict[str, Any]] = {
+    name: dict(zip(_OPTIONS, sizes, strict=True)) for name, sizes in _SIZES.items()
+}
+"""Published sizes, as options of :func:`~flowdists.Glow`; those of CelebA are for 5 bits."""
 
 
 @image_recipe
@@ -69,38 +54,40 @@ def Glow(
     context_shape: Sequence[int] | None = None,
     **network: Any,
 ) -> Bijector:
-    """Glow (Kingma & Dhariwal 2018): multi-scale, with learned split priors, channels last.
+    """Glow (Kingma & Dhariwal 2018, https://arxiv.org/abs/1807.03039).
 
-    Every scale squeezes 2×2 pixels into channels, goes through its steps (:func:`glow_step`), and,
-    but for the last, sets half of its channels aside, under a Gaussian whose moments a convolution
-    computes from the other half. All of it is one bijector from a vector of ``H * W * C`` standard
-    normal latents to the image. Linear maps start at a random rotation of the channels; couplings
-    and priors start as the identity. Published sizes are in ``flowdists.images.GLOW_SIZES``:
-    ``Glow(key, **GLOW_SIZES["cifar10"])``.
+    It is multi-scale, with learned split priors; channels are last. On the way to the latents each
+    scale squeezes 2×2 pixels into channels and applies its steps (:func:`glow_step`). Each scale
+    but the last then sets half of its channels aside. These have a Gaussian prior, whose moments a
+    convolution computes from the other half. The whole is one bijector from a vector of
+    ``H * W * C`` standard normal latents to the image. Linear maps start as random rotations of the
+    channels, couplings and priors as the identity. Published sizes are in
+    ``flowdists.images.GLOW_SIZES``: ``Glow(key, **GLOW_SIZES["cifar10"])``.
 
     Args:
       key: PRNG key for the networks and rotations.
       event_shape: ``(H, W, C)``, height and width multiples of ``2 ** num_scales``.
-      num_scales: scales.
-      steps_per_scale: steps of every scale.
+      num_scales: number of scales.
+      steps_per_scale: steps of each scale.
       hidden_channels: width of the couplings' networks.
       coupling: "affine", "additive" or "spline".
-      scale: how an affine coupling's log-scales are bounded: "tanh" (on both sides, so that
-        sampling and reconstruction are stable, Behrmann et al. 2021), "sigmoid" (the paper's code)
-        or "exp".
+      scale: how the log-scales of an affine coupling are bounded: "tanh" (on both sides, so that
+        sampling and reconstruction are stable, Behrmann et al. 2021,
+        https://arxiv.org/abs/2006.09347), "sigmoid" (above only, as in the paper's code) or "exp"
+        (not at all).
       num_bins: bins of a spline coupling.
       bound: a spline coupling acts on ``[-bound, bound]``.
       learn_top: whether the coarsest latents have a learned location and scale. With classes or a
-        context they always have, and these depend on it.
+        context they always do, and both depend on it.
       normalize: whether the networks normalize their hidden layers, as the paper's code does.
-      dtype: what the networks compute in, such as "bfloat16".
-      memory: "store", "checkpoint" or "invert", as in :class:`~flowdists.Repeat`: whether the
-        memory of training grows with ``steps_per_scale``. "invert" has derivatives in reverse mode
-        only. It is configuration, which a saved flow keeps: ``load(path, like=Glow(...,
-        memory="store"))`` reads it as another one.
-      context_shape: shape of one context, for a conditional flow. Contexts enter all networks and
-        priors, through weights that start at zero: flattened, and the same for every pixel. For
-        images as contexts use ``embedding``.
+      dtype: the dtype in which the networks compute, such as "bfloat16".
+      memory: "store", "checkpoint" or "invert", as in :class:`~flowdists.Repeat`: how the memory of
+        training grows with ``steps_per_scale``. "invert" has derivatives in reverse mode only. A
+        saved flow keeps the choice. To load it with another one, call ``load(path, like=Glow(...,
+        memory="store"))``.
+      context_shape: shape of one context, for a conditional flow. Contexts are flattened, and enter
+        all networks and priors through weights that start at zero. They are the same for every
+        pixel. For contexts that are images use ``embedding``.
       **network: other options of the couplings' networks.
 
     >>> flow = Glow(jax.random.key(0), (8, 8, 1), num_scales=2, steps_per_scale=1,
@@ -141,13 +128,13 @@ def Glow(
 def glow_step(key: Array, event_shape: Sequence[int], **options: Any) -> Chain:
     """One step of Glow: ActNorm, an invertible 1×1 convolution and a coupling of the channels.
 
-    That is the order of the density direction; the coupling's transformer, too, is applied forward
-    there.
+    This is their order in the density direction, in which the coupling's transformer is applied
+    forward.
 
     Args:
       key: PRNG key.
       event_shape: ``(H, W, C)``.
-      **options: of the :class:`~flowdists.ConvCoupling`.
+      **options: options of the :class:`~flowdists.ConvCoupling`.
 
     >>> step = glow_step(jax.random.key(0), (4, 4, 4), hidden_channels=8)
     >>> jax.jit(step)(jnp.ones((5, 4, 4, 4))).shape
@@ -157,7 +144,7 @@ def glow_step(key: Array, event_shape: Sequence[int], **options: Any) -> Chain:
     return Chain(
         [
             Inverse(ConvCoupling(coupling_key, event_shape, **options)),
-            # Turned around, the linear map is a plain matrix product in the density direction.
+            # Inverted, the linear map is a plain matrix product in the density direction.
             Inverse(InvertibleConv1x1(linear_key, event_shape)),
             ActNorm(event_shape),
         ]

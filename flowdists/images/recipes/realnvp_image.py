@@ -34,25 +34,27 @@ def RealNVPImage(
     context_shape: Sequence[int] | None = None,
     **network: Any,
 ) -> Bijector:
-    """RealNVP for images (Dinh, Sohl-Dickstein & Bengio 2017): checkerboards, then channels.
+    """RealNVP for images (Dinh, Sohl-Dickstein & Bengio 2017, https://arxiv.org/abs/1605.08803).
 
-    Every scale has affine couplings with checkerboard masks, squeezes 2×2 pixels into channels, has
-    couplings with channel masks, and, but for the last, sets half of its channels aside. The
-    latents of all scales are one vector, standard normal; :class:`~flowdists.ActNorm` stands where
-    the paper has batch normalization. A new flow only moves pixels.
+    On the way to the latents each scale applies affine couplings with checkerboard masks, squeezes
+    2×2 pixels into channels, and applies couplings with channel masks. Each scale but the last then
+    sets half of its channels aside. The latents of all scales are one standard normal vector.
+    :class:`~flowdists.ActNorm` takes the place of the paper's batch normalization. A new flow only
+    permutes pixels.
 
     Args:
       key: PRNG key for the networks.
       event_shape: ``(H, W, C)``, height and width multiples of ``2 ** num_scales``.
-      num_scales: scales.
-      steps_per_scale: couplings of each kind in every scale; neighbours exchange what they keep.
+      num_scales: number of scales.
+      steps_per_scale: couplings of each kind in each scale; neighbours keep opposite parts.
       hidden_channels: width of the networks.
-      scale: how log-scales are bounded: "tanh", "sigmoid" or "exp".
-      residual: whether the networks are residual, as the paper's, or Glow's.
-      dtype: what the networks compute in, such as "bfloat16".
+      scale: how log-scales are bounded: "tanh", "sigmoid" or "exp", as in
+        :func:`~flowdists.Glow`.
+      residual: whether the networks are residual, as in the paper, or those of Glow.
+      dtype: the dtype in which the networks compute, such as "bfloat16".
       memory: as in :class:`~flowdists.Repeat`.
-      context_shape: shape of one context, for a conditional flow. It is flattened, and the same for
-        every pixel; for images as contexts use ``embedding``.
+      context_shape: shape of one context, for a conditional flow. Contexts are flattened, and are
+        the same for every pixel. For contexts that are images use ``embedding``.
       **network: other options of the networks.
 
     >>> flow = RealNVPImage(jax.random.key(0), (8, 8, 3), num_scales=1, hidden_channels=8,

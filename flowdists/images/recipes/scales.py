@@ -1,4 +1,4 @@
-"""What recipes for images share: scales, of half the height and width each."""
+"""What recipes for images share: scales, each of half the height and width of the one before."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowdists.images.layers.squeeze import Squeeze
 from flowdists.recipes.registry import recipe
 
 image_recipe = functools.partial(recipe, without=("hidden_sizes", "conditional_base", "support"))
-"""As :func:`recipe`, without the options that are for vectors only."""
+"""Like :func:`recipe`, without the options that only vectors have."""
 
 
 def stack_scales(
@@ -27,18 +27,19 @@ def stack_scales(
     num_scales: int,
     make_scale: Callable[[Array, Squeeze, bool], Sequence[Bijector]],
 ) -> MultiScale:
-    """Stack scales, each of which gets half of the channels that the one before it makes.
+    """Stack scales. Each gets half of the channels that the scale before it makes.
 
     Args:
       caller: the name of the recipe, for error messages.
       key: PRNG key.
       event_shape: ``(H, W, C)``.
-      num_scales: how many.
-      make_scale: builds the layers of a scale, from its latents to its image, from a key, the
-        scale's squeeze, and whether it is the last.
+      num_scales: number of scales.
+      make_scale: builds the layers of a scale, in the order from latents to image. It is given a
+        key, the scale's squeeze, and whether the scale is the last.
 
     Raises:
-      ValueError: if the event is no image that can be halved so often, with the nearest that can.
+      ValueError: if the event is not an image, or if it cannot be halved so often. The message
+        gives the nearest sizes that can.
     """
     shape = _check_image(caller, event_shape, num_scales)
     scales = []

@@ -1,4 +1,4 @@
-"""Training a density of images and learned noise together."""
+"""Training of a density of images together with learned noise."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax
 from flowdists.bijectors.compose.chain import Chain
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
+from flowdists.images import check
 from flowdists.images.dequantization import VariationalDequantizer
 from flowdists.images.pixels import check_num_bits, dequantize
 from flowdists.training.fit import fit
@@ -18,13 +19,13 @@ from flowdists.training.result import FitResult, History, NonFiniteLossError
 
 
 class DequantizedFit(NamedTuple):
-    """A trained density of images, the noise trained with it, and how they got there.
+    """A density of images and noise, trained together, and the history of the training.
 
     Attributes:
-      flow: the flow, of the best parameters.
-      dequantizer: the noise, of the same epoch.
-      history: losses by epoch: minus the bound, as a density of uniformly dequantized images, in
-        nats; in bits, ``bits_per_dim(-history.validation, event_shape, num_bits)``.
+      flow: the flow, with the best parameters.
+      dequantizer: the noise, with the parameters of the same epoch.
+      history: the loss of each epoch. It is minus the bound in nats, as a log-density of uniformly
+        dequantized images. In bits: ``bits_per_dim(-history.validation, event_shape, num_bits)``.
     """
 
     flow: Flow | ConditionalFlow
@@ -41,29 +42,31 @@ def fit_dequantized(
     num_bits: int = 8,
     **options: Any,
 ) -> DequantizedFit:
-    """Fit a density of images and the noise that dequantizes them, both to the bound they give.
+    """Fit a density of images and the noise that dequantizes them, so that their bound is tight.
 
-    This is :func:`~flowdists.fit` of the flow that ends in the noise, ``Chain([flow.bijector,
-    dequantizer.layer(num_bits)])``, to uniformly dequantized images, whose noise that layer turns
-    into the learned one. All of ``fit`` applies, early stopping and averages included.
+    This is :func:`~flowdists.fit` for a flow with one more layer, ``Chain([flow.bijector,
+    dequantizer.layer(num_bits)])``, and uniformly dequantized images. The layer turns their uniform
+    noise into learned noise. All features of ``fit`` are available, such as early stopping and
+    averages.
 
     Args:
       key: PRNG key.
       flow: the density of images; a conditional one needs ``context``.
       dequantizer: the noise.
       images: uint8, ``(n, *event_shape)``; or a stream, as in :func:`~flowdists.fit`.
-      num_bits: bits that are kept of them, from 1 to 8.
-      **options: of :func:`~flowdists.fit`. A ``transform`` has to end in uniform dequantization to
-        ``num_bits``, which it is by default. A ``checkpoint`` holds the flow with the noise.
+      num_bits: bits of the images that are kept, from 1 to 8.
+      **options: options of :func:`~flowdists.fit`. A ``transform`` has to end in uniform
+        dequantization to ``num_bits``, which is the default. A ``checkpoint`` holds the flow
+        together with the noise.
 
     Returns:
-      A named tuple: the flow, the dequantizer, and the history. To score images,
+      A named tuple: the flow, the dequantizer and the history. To score images, call
       ``image_log_prob(key, flow, images, num_bits=num_bits, dequantizer=dequantizer)``.
 
     Raises:
-      NonFiniteLossError: as :func:`~flowdists.fit`; its ``result`` is one of this function.
-      TypeError: if ``dequantizer`` is no VariationalDequantizer; otherwise as ``fit``.
-      ValueError: if its images have another shape than the flow's; otherwise as ``fit``.
+      NonFiniteLossError: as :func:`~flowdists.fit`; its ``result`` is a DequantizedFit.
+      TypeError: if ``dequantizer`` is not a VariationalDequantizer; otherwise as ``fit``.
+      ValueError: if its noise and the flow's events differ in shape; otherwise as ``fit``.
 
     >>> from flowdists.images import VariationalDequantizer, fit_dequantized
     >>> keys = jax.random.split(jax.random.key(0), 3)
@@ -77,36 +80,30 @@ def fit_dequantized(
     >>> history.train.shape
     (2,)
     """
-    if not isinstance(dequantizer, VariationalDequantizer):
-        raise TypeError(
-            "fit_dequantized: `dequantizer` must be a VariationalDequantizer, got "
-            f"{type(dequantizer).__name__}"
-        )
-    if not isinstance(flow, Flow | ConditionalFlow):
-        raise TypeError(
-            f"fit_dequantized: `flow` must be a Flow or ConditionalFlow, got {type(flow).__name__}"
-        )
+    check.instance("fit_dequantized", "dequantizer", dequantizer, VariationalDequantizer)
+    check.instance("fit_dequantized", "flow", flow, Flow, ConditionalFlow)
     if flow.event_shape != dequantizer.flow.event_shape:
         raise ValueError(
             f"fit_dequantized: `dequantizer` must make noise of the shape {flow.event_shape} of "
             f"the flow's events, got {dequantizer.flow.event_shape}"
         )
-    options.setdefault("transform", _uniform(check_num_bits("fit_dequantized", num_bits)))
+    num_bits = check_num_bits("fit_dequantized", num_bits)
+    options.setdefault("transform", _uniform_noise(num_bits))
     joint = flow.replace(bijector=Chain([flow.bijector, dequantizer.layer(num_bits)]))
 
-    def parts(result: FitResult) -> DequantizedFit:
+    def separate(result: FitResult) -> DequantizedFit:
         density, noise = result.flow.bijector.layers
         learned = dequantizer.flow.replace(bijector=noise.bijector)
         fitted = flow.replace(base=result.flow.base, bijector=density)
         return DequantizedFit(fitted, VariationalDequantizer(learned), result.history)
 
     try:
-        return parts(fit(key, joint, images, **options))
+        return separate(fit(key, joint, images, **options))
     except NonFiniteLossError as error:
-        error.result = parts(error.result)
+        error.result = separate(error.result)
         raise
 
 
-@functools.lru_cache  # one object for each, so that a second fit compiles nothing
-def _uniform(num_bits: int) -> Callable[..., jax.Array]:
+@functools.lru_cache  # returns the same object again, so that a second fit compiles nothing
+def _uniform_noise(num_bits: int) -> Callable[..., jax.Array]:
     return functools.partial(dequantize, num_bits=num_bits)
