@@ -116,6 +116,17 @@ class TestTransformersOntoAnotherSet:
             fd.ConvCoupling(KEY, (2, 2, 2), transformer=Exp())
 
 
+def test_outside_of_bounds_and_undefined():
+    """A value outside has no density, and the inverse is finite; NaN stays NaN."""
+    layer = Same(fd.to_support(constraints.positive))
+    assert (layer.domain, str(layer.codomain)) == (constraints.real, str(constraints.positive))
+    x, log_det = jax.jit(lambda layer, y: layer.inverse_and_log_det(y))(
+        layer, jnp.array([1.0, -1.0, 0.0, jnp.nan])
+    )
+    np.testing.assert_array_equal(np.isfinite(x), [True, True, True, False])
+    np.testing.assert_array_equal(log_det, [0.0, -np.inf, -np.inf, np.nan])
+
+
 def test_a_composition_is_the_bijector():
     layer = fd.Chain(
         [
