@@ -25,7 +25,7 @@ from flowdists.guides.layout import Layout, find_layout, layout_of
 from flowdists.guides.module import flow_module, is_factory
 from flowdists.guides.posterior import AmortizedPosterior, as_rows, encode
 from flowdists.guides.replay import OtherRows, constrained_draw, run_at
-from flowdists.guides.setup import check_set_up, setting_up
+from flowdists.guides.lifecycle import check_set_up, setting_up
 from flowdists.recipes import NSF
 
 Array = jax.Array

@@ -25,7 +25,7 @@ from flowdists.guides.module import flow_module
 from flowdists.guides.pathfinder import Gaussian
 from flowdists.guides.quantiles import QuantilesOfDraws
 from flowdists.guides.replay import constrained_draw, has_live_supports, run_at
-from flowdists.guides.setup import check_set_up, setting_up
+from flowdists.guides.lifecycle import check_set_up, setting_up
 from flowdists.guides.start import check_gaussian, gaussian_start, pathfinder_start
 from flowdists.recipes import NSF
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpyro.infer.autoguide import AutoGuide
 
 from flowdists import _check
-from flowdists.guides.setup import check_set_up
+from flowdists.guides.lifecycle import check_set_up
 
 Array = jax.Array
 
