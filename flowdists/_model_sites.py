@@ -52,6 +52,12 @@ def latent_sites(trace: Trace) -> Trace:
     return {k: v for k, v in sites if v["type"] == "sample" and not v["is_observed"]}
 
 
+def plate_sizes(trace: Trace) -> dict[str, tuple[int, int]]:
+    """The size of each plate in a trace, and the number of its elements that the model took."""
+    plates = {name: site["args"] for name, site in trace.items() if site["type"] == "plate"}
+    return {name: (size, size if num is None else num) for name, (size, num) in plates.items()}
+
+
 def values_of(sites: Trace) -> Values:
     """The sites' values."""
     return {name: site["value"] for name, site in sites.items()}

@@ -21,11 +21,11 @@ from flowdists._model_sites import Packing, Trace, latent_sites
 from flowdists.bijectors import Affine, Bijector, Chain
 from flowdists.flow import Flow
 from flowdists.guides.flow_argument import FlowArgument
+from flowdists.guides.lifecycle import at_params, check_set_up, setting_up
 from flowdists.guides.module import flow_module
 from flowdists.guides.pathfinder import Gaussian
 from flowdists.guides.quantiles import QuantilesOfDraws
 from flowdists.guides.replay import constrained_draw, has_live_supports, run_at
-from flowdists.guides.lifecycle import check_set_up, setting_up
 from flowdists.guides.start import check_gaussian, gaussian_start, pathfinder_start
 from flowdists.recipes import NSF
 
@@ -163,7 +163,7 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
         if self._has_live_supports:
             sites = run_at(self.model, args, kwargs, values)
         return {
-            name: numpyro.sample(name, constrained_draw(sites[name], value))
+            name: numpyro.sample(name, constrained_draw(sites[name]["fn"], value))
             for name, value in values.items()
         }
 
@@ -262,16 +262,7 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
           ValueError: if the guide has not been run, or ``params`` lacks one of its parameters.
         """
         check_set_up(self, "get_posterior")
-
-        def look_up(site: dict[str, Any]) -> Any:
-            if site["type"] == "param" and site["name"] not in params:
-                raise ValueError(
-                    f"AutoFlow: `params` must hold {site['name']!r}, got only {sorted(params)}"
-                )
-            return params.get(site["name"])
-
-        # Blocked, because inside of another model these are values, not parameters to train.
-        return handlers.block(handlers.substitute(self._get_posterior, substitute_fn=look_up))()
+        return at_params(self, self._get_posterior, params)
 
     def sample_posterior(
         self,

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from flowdists import _check
 from flowdists.guides.autoflow import AutoFlow
-from flowdists.training.optimizer import clipped, default_optimizer
+from flowdists.training.optimizer import make_optimizer
 from flowdists.training.result import NonFiniteLossError, progress_bar
 
 Array = jax.Array
@@ -111,7 +110,7 @@ def fit_guide(
         if not isinstance(guide, AutoGuide):
             raise TypeError("fit_guide: `model` is needed, as `guide` is not an automatic guide")
         model = guide.model
-    optimizer = _checked_optimizer(optimizer, clip_norm, learning_rate, num_steps)
+    optimizer = make_optimizer("fit_guide", optimizer, learning_rate, num_steps, clip_norm)
     svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=16) if loss is None else loss)
     state = svi.init(key, *args, init_params=init_params, **kwargs)
     if loss is None and isinstance(guide, AutoFlow):
@@ -145,22 +144,6 @@ def fit_guide(
             stacklevel=2,
         )
     return result
-
-
-def _checked_optimizer(
-    optimizer: Any, clip_norm: float | None, learning_rate: float, num_steps: int
-) -> Any:
-    if clip_norm is not None:
-        _check.positive("fit_guide", "clip_norm", clip_norm)
-    if optimizer is None:
-        rate = _check.positive("fit_guide", "learning_rate", learning_rate)
-        optimizer = default_optimizer(rate, num_steps)
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            "fit_guide: `optimizer` must be an optax optimizer, as `optax.adam(1e-3)`, got "
-            f"{type(optimizer).__name__}"
-        )
-    return clipped(optimizer, clip_norm)
 
 
 class _Best:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 import numpyro.infer.reparam
-from numpyro.distributions import biject_to
-from numpyro.distributions.util import sum_rightmost
+
+from flowdists._model_sites import latent_sites, plate_sizes
+from flowdists.guides.replay import constrain
 
 Array = jax.Array
 
@@ -55,28 +56,18 @@ class NeuTraReparam(numpyro.infer.reparam.NeuTraReparam):
             raise ValueError(
                 f"NeuTraReparam: the site {name!r} is observed, but was latent to the guide"
             )
-        if name == self._first_site:  # it draws for all
+        if name == next(iter(latent_sites(self.guide.prototype_trace))):
+            # The first site draws the vector for all sites.
             self._x_unconstrained = self._draw_shared()
-        unconstrained = self._x_unconstrained.pop(name)
-        transform = biject_to(fn.support)
-        value = transform(unconstrained)
-        if numpyro.get_mask() is not False:
-            log_det = transform.log_abs_det_jacobian(unconstrained, value)
-            log_det = sum_rightmost(log_det, log_det.ndim - value.ndim + fn.event_dim)
+        value, log_det = constrain(fn, self._x_unconstrained.pop(name))
+        if log_det is not None:
             numpyro.factor(f"_{name}_log_prob", fn.log_prob(value) + log_det)
         return None, value
-
-    @property
-    def _first_site(self) -> str:
-        sites = self.guide.prototype_trace.items()
-        latents = (k for k, v in sites if v["type"] == "sample" and not v["is_observed"])
-        return next(latents)
 
     def _draw_shared(self) -> dict[str, Array]:
         """The shared vector, transported and cut into sites; its log-determinant is a factor."""
         # The vector belongs to no plate, wherever the first site stands.
-        sites = self.guide.prototype_trace.values()
-        infer = {"block_plates": {site["name"] for site in sites if site["type"] == "plate"}}
+        infer = {"block_plates": set(plate_sizes(self.guide.prototype_trace))}
         prefix = self.guide.prefix
         base = self.guide.get_base_dist()
         z = numpyro.sample(f"{prefix}_shared_latent", base.mask(False), infer=infer)

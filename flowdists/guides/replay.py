@@ -50,16 +50,29 @@ def has_live_supports(latents: Trace) -> bool:
     return not all(isinstance(leaf, int | float) for leaf in leaves)
 
 
-def constrained_draw(site: dict[str, Any], unconstrained: Array) -> dist.Delta:
-    """The value of a site, with the density of the unconstrained draw carried over."""
-    event_dim = site["fn"].event_dim
-    transform = biject_to(site["fn"].support)
+def constrain(fn: dist.Distribution, unconstrained: Array) -> tuple[Array, Array | None]:
+    """A value in the support of ``fn``, and the log-determinant of the map to it.
+
+    The log-determinant has the batch shape of the value. It is None where NumPyro masks all
+    log-densities, so that nothing is computed in vain.
+    """
+    transform = biject_to(fn.support)
     value = transform(unconstrained)
     if numpyro.get_mask() is False:
-        return dist.Delta(value, event_dim=event_dim)
+        return value, None
     log_det = jnp.asarray(transform.log_abs_det_jacobian(unconstrained, value))
-    log_det = sum_last(log_det, log_det.ndim - value.ndim + event_dim)
-    return dist.Delta(value, log_density=-log_det, event_dim=event_dim)
+    return value, sum_last(log_det, log_det.ndim - value.ndim + fn.event_dim)
+
+
+def constrained_draw(fn: dist.Distribution, unconstrained: Array) -> dist.Delta:
+    """The value of a site that follows ``fn``, with the density of the unconstrained draw.
+
+    An unconstrained draw has a density of its own, at a site of its own. What is left to account
+    for here is the change of volume between the two.
+    """
+    value, log_det = constrain(fn, unconstrained)
+    log_density = 0.0 if log_det is None else -log_det
+    return dist.Delta(value, log_density=log_density, event_dim=fn.event_dim)
 
 
 class OtherRows(Messenger):

@@ -20,7 +20,7 @@ from numpyro.infer.autoguide import (
     AutoNormal,
 )
 
-from flowdists._model_sites import Packing, Trace
+from flowdists._model_sites import Packing, Trace, plate_sizes
 from flowdists.guides.pathfinder import Gaussian, pathfinder
 from flowdists.guides.replay import OtherRows
 
@@ -129,14 +129,10 @@ def pathfinder_start(
 
 def _more_rows(trace: Trace) -> dict[str, Array | int]:
     """For each subsampled plate the elements that Pathfinder sees: all, or so many at random."""
-    plates = {
-        name: site["args"]
-        for name, site in trace.items()
-        if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0])
-    }
-    # Plates may be nested.
-    most = int(MAX_ROWS ** (1 / max(len(plates), 1)))
-    counts = {name: min(size, max(most, num)) for name, (size, num) in plates.items()}
+    sizes = {name: pair for name, pair in plate_sizes(trace).items() if pair[0] != pair[1]}
+    # Plates may be nested, and their sizes multiply.
+    limit = int(MAX_ROWS ** (1 / max(len(sizes), 1)))
     return {
-        name: jnp.arange(num) if num == plates[name][0] else num for name, num in counts.items()
+        name: jnp.arange(size) if size <= max(limit, num) else max(limit, num)
+        for name, (size, num) in sizes.items()
     }
