@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,14 +19,14 @@ from flowdists._model_sites import latent_sites, values_of
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
 from flowdists.guides.flow_argument import FlowArgument
-from flowdists.guides.layout import Layout, layout_of
+from flowdists.guides.layout import layout_of
 from flowdists.guides.lifecycle import at_params, check_set_up, setting_up
 from flowdists.guides.posterior import (
     AmortizedPosterior,
     FlowStart,
-    PosteriorModule,
     as_rows,
     output_size,
+    posterior_module,
 )
 from flowdists.guides.replay import OtherRows, constrained_draw, run_at
 from flowdists.recipes import NSF
@@ -150,22 +151,19 @@ class AutoAmortizedFlow(AutoGuide):
             code_size = output_size(self._caller, self._encoder, self._rows(args, kwargs))
         self._layout = layout
         local_loc = layout.pack_locals(self._init_locs).mean(0)
-        local_start = FlowStart(f"{self.prefix}_local", self._flow, local_loc, self._init_scale)
         global_start = None
         if layout.outside.size:
             loc = layout.outside.pack(self._init_locs)
-            global_start = FlowStart(
-                f"{self.prefix}_global", self._global_flow, loc, self._init_scale
-            )
-        sees_global = self._condition_on_global and global_start is not None
-        self._posterior = PosteriorModule(
+            global_start = FlowStart(self._global_flow, loc, self._init_scale)
+        self._posterior = functools.partial(
+            posterior_module,
             self._caller,
             self.prefix,
             self._encoder,
             code_size,
-            local_start,
+            FlowStart(self._flow, local_loc, self._init_scale),
             global_start,
-            sees_global,
+            self._condition_on_global,
         )
 
     def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Array:
@@ -177,9 +175,6 @@ class AutoAmortizedFlow(AutoGuide):
             )
         features = args[0] if self._features is None else self._features(*args, **kwargs)
         return as_rows(self._caller, features)
-
-    def _layout_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout:
-        return self._layout.again(self._caller, self.model, args, kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Draw from the guide, inside NumPyro's handlers.
@@ -195,7 +190,7 @@ class AutoAmortizedFlow(AutoGuide):
             self._setup_prototype(*args, **kwargs)
             layout = self._layout
         else:
-            layout = self._layout_for(args, kwargs)
+            layout = self._layout.again(self._caller, self.model, args, kwargs)
         values, plate, indices = self._posterior().draw(layout, self._rows(args, kwargs))
         sites = layout.sites
         if sites is None:
@@ -236,7 +231,7 @@ class AutoAmortizedFlow(AutoGuide):
 
         def draw(key: Array) -> dict[str, Array]:
             with handlers.seed(rng_seed=key), handlers.substitute(data=params):
-                layout = self._layout_for(args, kwargs)
+                layout = self._layout.again(self._caller, self.model, args, kwargs)
                 rows = self._rows(args, kwargs)
                 values, _, indices = self._posterior().draw(layout, rows, whole=True)
                 model = OtherRows(self.model, {layout.plate: indices})

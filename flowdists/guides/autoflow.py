@@ -22,11 +22,11 @@ from flowdists.bijectors import Affine, Bijector, Chain
 from flowdists.flow import Flow
 from flowdists.guides.flow_argument import FlowArgument
 from flowdists.guides.lifecycle import at_params, check_set_up, setting_up
-from flowdists.guides.module import flow_module
+from flowdists.guides.module import built, flow_module
 from flowdists.guides.pathfinder import Gaussian
 from flowdists.guides.quantiles import QuantilesOfDraws
 from flowdists.guides.replay import constrained_draw, has_live_supports, run_at
-from flowdists.guides.start import check_gaussian, gaussian_start, pathfinder_start
+from flowdists.guides.start import gaussian_start, pathfinder_start
 from flowdists.recipes import NSF
 
 Array = jax.Array
@@ -137,9 +137,9 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
           TypeError: if the guide is another.
           ValueError: if it has not been run.
         """
-        check_gaussian("AutoFlow.from_guide", guide)
+        start = gaussian_start("AutoFlow.from_guide", guide, params)
         new = cls(guide.model, flow, init_loc_fn=guide.init_loc_fn, **options)
-        new._guide_start = gaussian_start(guide, params)
+        new._guide_start = start
         return new
 
     def with_path_derivative(self) -> AutoFlow:
@@ -172,29 +172,21 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
             super()._setup_prototype(*args, **kwargs)
             latents = latent_sites(self.prototype_trace)
             self._concatenate(latents)
-            self._make_flow, self._base = self._resolve_flow()
+            meaning = (
+                "an event has one dimension for each of the model's latent ones (unconstrained: "
+                f"{self._packing.shapes})"
+            )
+            self._make_flow = self._flow.resolve((self._packing.size,), meaning)
+            self._base = built(self._make_flow).base
         self._has_live_supports = has_live_supports(latents)
 
     def _concatenate(self, latents: Trace) -> None:
-        # The sites are concatenated in the model's order. NumPyro's order depends on whether the
-        # key was traced and the first location valid, and the same parameters would mean another
-        # distribution.
+        # The order of the sites is that of the model. NumPyro's order depends on whether the key
+        # was traced and the first location valid: with the same parameters, the guide could then be
+        # another distribution.
         self._packing = Packing({name: jnp.shape(self._init_locs[name]) for name in latents})
         self._init_latent = self._packing.pack(self._init_locs)
         self._unpack_latent = UnpackTransform(self._packing.unpack, self._packing.pack)
-
-    def _resolve_flow(self) -> tuple[Any, dist.Distribution]:
-        """The flow, or a function of a key that makes it, and its base."""
-        meaning = (
-            "an event has one dimension for each of the model's latent ones (unconstrained: "
-            f"{self._packing.shapes})"
-        )
-        flow = self._flow.resolve((self._packing.size,), meaning)
-        if isinstance(flow, Flow):
-            return flow, flow.base
-        # Known values also where the guide is being traced: the base has to be one.
-        with jax.ensure_compile_time_eval():
-            return flow, flow(jax.random.key(0)).base
 
     def _get_start(self) -> Gaussian | None:
         """The start, its location and scale being ``numpyro.param`` sites; None without one."""
@@ -222,10 +214,10 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
     def _get_posterior(self) -> Flow:
         flow = flow_module(f"{self.prefix}_flow", self._make_flow)
         start = self._get_start()
-        if start is None:
-            initial = Affine(self._init_latent, jnp.full(self.latent_dim, self._init_scale))
-        else:
-            initial = Affine(jnp.zeros(self.latent_dim), jnp.ones(self.latent_dim))
+        loc, scale = self._init_latent, self._init_scale
+        if start is not None:  # it sets the units, in which the guide is standard normal
+            loc, scale = jnp.zeros(self.latent_dim), 1.0
+        initial = Affine(loc, jnp.full(self.latent_dim, scale))
         layers = [flow.bijector, flow_module(f"{self.prefix}_affine", initial)]
         if start is not None:
             layers.append(start.as_layer())

@@ -15,6 +15,7 @@ from numpyro.infer.autoguide import AutoGuide
 
 from flowdists import _check
 from flowdists.guides.autoflow import AutoFlow
+from flowdists.training.epoch import all_finite
 from flowdists.training.optimizer import make_optimizer
 from flowdists.training.result import NonFiniteLossError, progress_bar
 
@@ -236,7 +237,6 @@ def _compiled_chunk(
             return jax.lax.cond(index < num_steps, update, rest, state)
 
         state, losses = jax.lax.scan(step, state, first + jnp.arange(size))
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(svi.get_params(state))]
-        return state, losses, jnp.array(finite).all()
+        return state, losses, all_finite(svi.get_params(state))
 
     return lambda state, first: run(state, first, arrays)

@@ -28,6 +28,18 @@ def is_factory(flow: Any) -> bool:
     return callable(flow) and jax.tree_util.all_leaves([flow])
 
 
+def built(flow: Any, **options: Any) -> Any:
+    """``flow``, or what it makes with a fixed key if it is a function.
+
+    Its structure and configuration are the same for every key. They are known values, also where
+    the model is being traced: traced ones would be taken for parameters.
+    """
+    if not is_factory(flow):
+        return flow
+    with jax.ensure_compile_time_eval():
+        return flow(jax.random.key(0), **options)
+
+
 def flow_module(name: str, flow: Any, **options: Any) -> Any:
     """A flow whose parameters are trained by SVI: every leaf is a ``numpyro.param`` site.
 
@@ -161,12 +173,7 @@ def _prepare(caller: str, flow: Any, options: dict[str, Any]) -> tuple[Any, Call
                 f"({type(flow).__name__}); give the recipe instead"
             )
         return flow, _named_leaves(_trained_part(flow)[0]).__getitem__
-    build = functools.partial(flow, **options)
     key = numpyro.prng_key()
-    # Structure and configuration are the same for every key. They have to be known values, also
-    # where the model is being traced: traced ones would pass for parameters.
-    with jax.ensure_compile_time_eval():
-        structure = build(jax.random.key(0))
 
     @functools.cache
     def draw() -> dict[str, Array]:
@@ -175,10 +182,10 @@ def _prepare(caller: str, flow: Any, options: dict[str, Any]) -> tuple[Any, Call
                 f"{caller}: there is no key to draw the parameters with; wrap the model in "
                 "numpyro.handlers.seed, or give a built flow"
             )
-        return _named_leaves(_trained_part(build(key))[0])
+        return _named_leaves(_trained_part(flow(key, **options))[0])
 
     # As a function, so that nothing is drawn where the value is substituted.
-    return structure, lambda path: lambda _: draw()[path]
+    return built(flow, **options), lambda path: lambda _: draw()[path]
 
 
 def _trained_part(flow: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -14,6 +14,7 @@ from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffin
 from flowdists.bijectors import Bijector, Foreign
 
 Array = jax.Array
+Function = Callable[[Array], Array]
 
 MAX_HESSIAN_DIM = 128
 """Up to this many latent dimensions the whole Hessian is computed, beyond it the diagonal."""
@@ -43,7 +44,7 @@ class Gaussian(NamedTuple):
         return Foreign(LowerCholeskyAffine(self.loc, self.scale))
 
 
-def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array) -> Gaussian:
+def pathfinder(key: Array, potential: Function, position: Array) -> Gaussian:
     """Return the Gaussian with the best ELBO along an optimization path (Zhang et al. 2022).
 
     L-BFGS follows the log-density from ``position``; at every point of its path stands a Gaussian
@@ -100,7 +101,7 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
     return jax.tree.map(lambda x: jnp.where(elbos[best] > -jnp.inf, x[best], jnp.nan), starts)
 
 
-def _dense(potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+def _dense(potential: Function, x: Array) -> tuple[Array, Array]:
     """The factor of the inverse of the absolute Hessian at ``x``, and Newton's step."""
     hessian = _times_hessian(potential, x, jnp.eye(x.size, dtype=x.dtype), jax.vmap)
     # In units that make the diagonal one: correlated predictors that are not centred would
@@ -118,23 +119,16 @@ def _positive(curvature: Array, least: float = 1e-6) -> Array:
     return jnp.maximum(size, least * size.max())
 
 
-def _diagonal(key: Array, potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+def _diagonal(key: Array, potential: Function, x: Array) -> tuple[Array, Array]:
     """As :func:`_dense` for the diagonal of the Hessian: the best independent Gaussian's scales."""
     signs = jax.random.rademacher(key, (_NUM_PROBES, x.size), x.dtype)
-    products = _times_hessian(potential, x, signs, _one_by_one)
+    products = _times_hessian(potential, x, signs, lambda f: functools.partial(jax.lax.map, f))
     diagonal = _positive((signs * products).mean(0))
     return jax.lax.rsqrt(diagonal), -jax.grad(potential)(x) / diagonal
 
 
-def _one_by_one(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return functools.partial(jax.lax.map, function)
-
-
 def _times_hessian(
-    potential: Callable[[Array], Array],
-    x: Array,
-    vectors: Array,
-    mapped: Callable[[Callable[[Array], Array]], Callable[[Array], Array]],
+    potential: Function, x: Array, vectors: Array, mapped: Callable[[Function], Function]
 ) -> Array:
     """The Hessian at ``x`` times each of ``vectors``, by the cheapest way that there is."""
     gradient = jax.grad(potential)

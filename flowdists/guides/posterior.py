@@ -17,7 +17,7 @@ from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow
 from flowdists.guides.flow_argument import FlowArgument
 from flowdists.guides.layout import Layout
-from flowdists.guides.module import flow_module, is_factory
+from flowdists.guides.module import built, flow_module
 
 Array = jax.Array
 
@@ -115,72 +115,66 @@ class FlowStart(NamedTuple):
     """A flow of an amortized guide, and the Gaussian around which it starts.
 
     Attributes:
-      prefix: the prefix of the names of its parameters.
       argument: the flow that the user gave.
       loc: the mean of the Gaussian, unconstrained, ``(size,)``.
       scale: its standard deviation, the same for every dimension.
     """
 
-    prefix: str
     argument: FlowArgument
     loc: Array
     scale: float
 
-    def module(self, *between: Bijector, **shapes: Any) -> Any:
+    def module(self, prefix: str, *between: Bijector, **shapes: Any) -> Any:
         """The flow followed by a shift and scale, with parameters as ``numpyro.param`` sites.
 
         Args:
+          prefix: the prefix of the sites' names.
           *between: layers between the two.
           **shapes: shapes for the recipe, such as ``context_shape``.
         """
         make = self.argument.resolve(self.loc.shape, _MEANING, **shapes)
-        flow = flow_module(f"{self.prefix}_flow", make)
+        flow = flow_module(f"{prefix}_flow", make)
         initial = Affine(self.loc, jnp.full(self.loc.shape, self.scale))
-        affine = flow_module(f"{self.prefix}_affine", initial)
+        affine = flow_module(f"{prefix}_affine", initial)
         return flow.replace(bijector=Chain([flow.bijector, *between, affine]))
 
 
-class PosteriorModule(NamedTuple):
-    """Makes the posterior of an amortized guide, with parameters as ``numpyro.param`` sites.
+def posterior_module(
+    caller: str,
+    prefix: str,
+    encoder: Any,
+    code_size: int,
+    local_start: FlowStart,
+    global_start: FlowStart | None,
+    condition_on_global: bool,
+) -> AmortizedPosterior:
+    """The posterior of an amortized guide, with parameters as ``numpyro.param`` sites.
 
-    Attributes:
+    Args:
       caller: the name of the guide, for error messages.
-      prefix: the prefix of the names of the encoder's parameters and of the sample sites.
+      prefix: the prefix of the sites' names.
       encoder: the network, or a function that makes it.
       code_size: the length of its output.
       local_start: the flow of a datum's latent variables.
       global_start: the flow of the global latent variables; None if the model has none.
-      sees_global: whether the context of the local flow contains the global latent variables.
+      condition_on_global: whether the local flow sees the global latent variables, if any.
     """
-
-    caller: str
-    prefix: str
-    encoder: Any
-    code_size: int
-    local_start: FlowStart
-    global_start: FlowStart | None
-    sees_global: bool
-
-    def __call__(self) -> AmortizedPosterior:
-        """The posterior, in a run of the guide."""
-        encoder = flow_module(f"{self.prefix}_encoder", self.encoder)
-        context_size = self.code_size
-        if self.sees_global and self.global_start is not None:
-            context_size += self.global_start.loc.size
-        units = functools.partial(
-            ContextElementwise,
-            transformer=transformers.ShiftScale(),
-            event_shape=self.local_start.loc.shape,
-            context_shape=(context_size,),
-            hidden_sizes=(),
-            output_scale=1.0,  # not the identity, so that the encoder has a gradient at once
-        )
-        between = flow_module(f"{self.local_start.prefix}_units", units)
-        local_flow = self.local_start.module(between, context_shape=(context_size,))
-        global_flow = None if self.global_start is None else self.global_start.module()
-        return AmortizedPosterior(
-            self.caller, self.prefix, encoder, local_flow, global_flow, self.sees_global
-        )
+    encoder = flow_module(f"{prefix}_encoder", encoder)
+    sees_global = condition_on_global and global_start is not None
+    num_globals = 0 if global_start is None else global_start.loc.size
+    context_shape = (code_size + sees_global * num_globals,)
+    units = functools.partial(
+        ContextElementwise,
+        transformer=transformers.ShiftScale(),
+        event_shape=local_start.loc.shape,
+        context_shape=context_shape,
+        hidden_sizes=(),
+        output_scale=1.0,  # not the identity, so that the encoder has a gradient from the start
+    )
+    between = flow_module(f"{prefix}_local_units", units)
+    local_flow = local_start.module(f"{prefix}_local", between, context_shape=context_shape)
+    global_flow = None if global_start is None else global_start.module(f"{prefix}_global")
+    return AmortizedPosterior(caller, prefix, encoder, local_flow, global_flow, sees_global)
 
 
 def as_rows(caller: str, value: Any) -> Array:
@@ -217,7 +211,5 @@ def encode(caller: str, encoder: Any, rows: Array) -> Array:
 
 def output_size(caller: str, encoder: Any, rows: Array) -> int:
     """The length of the output of ``encoder``, a network or a function that makes one."""
-    if is_factory(encoder):
-        with jax.ensure_compile_time_eval():
-            encoder = encoder(jax.random.key(0))
+    encoder = built(encoder)
     return jax.eval_shape(lambda: encode(caller, encoder, rows)).shape[-1]

@@ -13,7 +13,6 @@ from numpyro import handlers
 from numpyro.infer.autoguide import (
     AutoContinuous,
     AutoDiagonalNormal,
-    AutoGuide,
     AutoLaplaceApproximation,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
@@ -37,11 +36,18 @@ _JOINT = (
 )
 
 
-def check_gaussian(caller: str, guide: Any) -> AutoGuide:
-    """``guide``, if it is one of NumPyro's Gaussian ones and has been run.
+def gaussian_start(
+    caller: str, guide: Any, params: dict[str, Any]
+) -> Callable[[Packing], Gaussian]:
+    """The Gaussian of a guide, as a function of how the unconstrained sites make a vector.
+
+    Args:
+      caller: the name of the caller, for error messages.
+      guide: one of NumPyro's Gaussian guides, after it has been run.
+      params: its parameters.
 
     Raises:
-      TypeError: if it is another.
+      TypeError: if ``guide`` is another.
       ValueError: if it has not been run.
     """
     if not isinstance(guide, (AutoNormal, *_JOINT)):
@@ -54,11 +60,6 @@ def check_gaussian(caller: str, guide: Any) -> AutoGuide:
             f"{caller}: `guide` has not been run; initialize it with `SVI.init` or call it with "
             "the model's arguments"
         )
-    return guide
-
-
-def gaussian_start(guide: AutoGuide, params: dict[str, Any]) -> Callable[[Packing], Gaussian]:
-    """The Gaussian of ``guide``, as a function of how the unconstrained sites make a vector."""
     if isinstance(guide, AutoNormal):
         return functools.partial(_independent, guide, params)
     posterior = guide.get_posterior(params)  # now, because AutoLaplaceApproximation runs the model
