@@ -1,4 +1,4 @@
-"""The sites of a NumPyro model: latent ones and data, and their values as one vector."""
+"""The sites of a NumPyro model: latent and observed ones, and their values as one vector."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Packing(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Length of the vector."""
+        """The length of the vector."""
         return sum(map(math.prod, self.shapes.values()))
 
     def pack(self, values: Mapping[str, Array]) -> Array:

@@ -17,12 +17,13 @@ Array = jax.Array
 
 
 class NeuTraReparam(numpyro.infer.reparam.NeuTraReparam):
-    """NumPyro's neural transport (Hoffman et al. 2019), in one evaluation of the flow.
+    """NumPyro's neural transport, with one evaluation of the flow.
 
-    All latent variables of a model are written as the guide's transform of a shared latent vector
-    with the guide's base distribution, on which NUTS then works. NumPyro's own class evaluates the
-    transform for its value and again for its log-determinant; this one, of any guide with a
-    ``get_transform``, does both at once.
+    NUTS samples a shared latent vector that follows the guide's base distribution. The guide's
+    transform turns it into the latent variables of the model (Hoffman et al. 2019,
+    https://arxiv.org/abs/1903.03704). NumPyro's own class evaluates the transform once for the
+    value and again for the log-determinant. This class does both at once, for any guide with a
+    ``get_transform``.
 
     Args:
       guide: a trained :class:`numpyro.infer.autoguide.AutoContinuous`, such as
@@ -30,8 +31,8 @@ class NeuTraReparam(numpyro.infer.reparam.NeuTraReparam):
       params: its parameters.
 
     Raises:
-      TypeError: if the guide is another.
-      ValueError: if the guide has no transform.
+      TypeError: if ``guide`` is another kind of guide.
+      ValueError: if ``guide`` has no transform.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -65,8 +66,8 @@ class NeuTraReparam(numpyro.infer.reparam.NeuTraReparam):
         return None, value
 
     def _draw_shared(self) -> dict[str, Array]:
-        """The shared vector, transported and cut into sites; its log-determinant is a factor."""
-        # The vector belongs to no plate, wherever the first site stands.
+        """Draw the shared vector, add the log-determinant to the model, return values by site."""
+        # The vector belongs to no plate, even if the first site is inside one.
         infer = {"block_plates": set(plate_sizes(self.guide.prototype_trace))}
         prefix = self.guide.prefix
         base = self.guide.get_base_dist()
