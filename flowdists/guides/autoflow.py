@@ -139,7 +139,7 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
           TypeError: if ``guide`` is not one of these.
           ValueError: if it has not been run.
         """
-        start = gaussian_start("AutoFlow.from_guide", guide, params)
+        start = gaussian_start(f"{cls.__name__}.from_guide", guide, params)
         new = cls(guide.model, flow, init_loc_fn=guide.init_loc_fn, **options)
         new._guide_start = start
         return new
