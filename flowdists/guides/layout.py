@@ -158,6 +158,6 @@ def _choose_plate(
         if len(choice) == 1:
             return choice[0]
     raise ValueError(
-        f"{caller}: several plates have latent sites, {sorted(with_latents)}; give "
-        "the plate of the data as `plate`"
+        f"{caller}: several plates have latent sites, {sorted(with_latents)}; give the plate of "
+        "the data as `plate`"
     )
