@@ -1,4 +1,4 @@
-"""The sites of a NumPyro model: latent ones and data, and their values as one vector."""
+"""The sites of a NumPyro model: latent and observed ones, and their values as one vector."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Packing(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Length of the vector."""
+        """The length of the vector."""
         return sum(map(math.prod, self.shapes.values()))
 
     def pack(self, values: Mapping[str, Array]) -> Array:
@@ -50,6 +50,12 @@ def latent_sites(trace: Trace) -> Trace:
     """The sample sites of a trace that are not observed."""
     sites = trace.items()
     return {k: v for k, v in sites if v["type"] == "sample" and not v["is_observed"]}
+
+
+def plate_sizes(trace: Trace) -> dict[str, tuple[int, int]]:
+    """The size of each plate in a trace, and the number of its elements that the model took."""
+    plates = {name: site["args"] for name, site in trace.items() if site["type"] == "plate"}
+    return {name: (size, size if num is None else num) for name, (size, num) in plates.items()}
 
 
 def values_of(sites: Trace) -> Values:

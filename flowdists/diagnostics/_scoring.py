@@ -17,9 +17,9 @@ from numpyro.infer.autoguide import AutoLaplaceApproximation
 from numpyro.primitives import Messenger
 
 from flowdists import _check
+from flowdists._model_sites import Trace, latent_sites, plate_sizes, values_of
 
 Array = jax.Array
-Trace = dict[str, dict[str, Any]]
 Extra = Callable[[Trace, Array], Any]
 
 
@@ -29,7 +29,7 @@ class Draws(NamedTuple):
     Attributes:
       latents: by site of the model, ``(num_samples, *site_shape)``.
       log_p: log joint density of the model, in nats, ``(num_samples,)``, in double precision.
-      log_q: log-density of the guide, likewise.
+      log_q: log-density of the guide, with the same shape, unit and precision.
       extra: what the caller's function of the model's trace returned.
       trace: of the model at one draw, with arrays instead of tracers.
     """
@@ -101,8 +101,7 @@ def draw(
         sites = latent_sites(model_trace)
         log_p, log_q = _log_probs(model_trace), _log_probs(guide_trace)
         log_p |= {name: _on_support(site, log_p[name]) for name, site in sites.items()}
-        latents = {name: site["value"] for name, site in sites.items()}
-        return latents, log_p, log_q, extra(model_trace, extra_key)
+        return values_of(sites), log_p, log_q, extra(model_trace, extra_key)
 
     @jax.jit
     def score_all(params: Any, keys: Array) -> Any:
@@ -112,15 +111,6 @@ def draw(
     keys = jax.random.split(key, num_samples)
     latents, log_p, log_q, extras = score_all(dict(params), keys)
     return Draws(latents, *_totals(caller, log_p, log_q), extras, trace)
-
-
-def latent_sites(trace: Trace) -> Trace:
-    """The sites of a model's trace that a guide has to supply."""
-    return {
-        name: site
-        for name, site in trace.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
 
 
 def _run(
@@ -155,9 +145,8 @@ def _check_pair(caller: str, model_trace: Trace, guide_trace: Trace, params: Any
                 f"{caller}: `params` must hold every param site of the {program}, "
                 f"got none for {missing}"
             )
-        for name, site in trace.items():
-            if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
-                size, subsample = site["args"]
+        for name, (size, subsample) in plate_sizes(trace).items():
+            if size != subsample:
                 raise ValueError(
                     f"{caller}: the plate {name!r} of the {program} holds {subsample} of {size} "
                     "rows; the density of a subsample is only an estimate, expected all the data "

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.diagnostics._scoring import Trace, draw
+from flowdists._model_sites import Trace
+from flowdists.diagnostics._scoring import draw
 
 Array = jax.Array
 

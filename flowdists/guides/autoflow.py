@@ -21,12 +21,12 @@ from flowdists._model_sites import Packing, Trace, latent_sites
 from flowdists.bijectors import Affine, Bijector, Chain
 from flowdists.flow import Flow
 from flowdists.guides.flow_argument import FlowArgument
-from flowdists.guides.module import flow_module
+from flowdists.guides.lifecycle import at_params, check_set_up, setting_up
+from flowdists.guides.module import built, flow_module
 from flowdists.guides.pathfinder import Gaussian
 from flowdists.guides.quantiles import QuantilesOfDraws
 from flowdists.guides.replay import constrained_draw, has_live_supports, run_at
-from flowdists.guides.setup import check_set_up, setting_up
-from flowdists.guides.start import check_gaussian, gaussian_start, pathfinder_start
+from flowdists.guides.start import gaussian_start, pathfinder_start, start_module
 from flowdists.recipes import NSF
 
 Array = jax.Array
@@ -35,42 +35,44 @@ Array = jax.Array
 class AutoFlow(QuantilesOfDraws, AutoContinuous):
     r"""A guide for any model with continuous latent variables: a flow over all of them.
 
-    The latent variables, unconstrained and concatenated, are ``start(affine(flow(z)))``: ``flow``
-    as given, new ones being the identity; ``affine`` a shift and scale of every dimension,
-    trained; ``start`` a fixed Gaussian that sets the units, so that one learning rate suits all
-    models. By default Pathfinder finds that Gaussian when the parameters are initialized (up to 60
-    steps of L-BFGS). An ELBO costs one evaluation of each layer's network per particle; with
-    ``path_derivative``, an inverse of the flow more.
+    The latent variables, unconstrained and concatenated, are ``start(affine(flow(z)))``. A new
+    ``flow`` is the identity; ``affine`` is a trained shift and scale of every dimension; ``start``
+    is a fixed Gaussian that sets the units, so that one learning rate suits all models. By default
+    Pathfinder finds that Gaussian when the parameters are initialized (up to 60 steps of L-BFGS).
+    An ELBO costs one evaluation of each layer's network per particle, and with ``path_derivative``
+    an inverse of the flow as well.
 
-    Where a model subsamples its data, Pathfinder sees all of them, or ten thousand at random. (A
-    start from n rows of N is off by about the root of N/n posterior standard deviations.) For that
-    the model has to pick its own rows, by the plate's indices or by ``numpyro.subsample``. Where it
-    is given the rows of a minibatch, Pathfinder sees only these: let the first be a large one.
+    If a model subsamples its data, Pathfinder sees all rows, or ten thousand at random. (A start
+    from n rows of N is off by about ``sqrt(N / n)`` posterior standard deviations.) For that the
+    model has to pick its rows itself, by the plate's indices or by ``numpyro.subsample``. If the
+    model is given the rows of a minibatch, Pathfinder sees only those: start with a large one.
 
-    A :class:`numpyro.infer.autoguide.AutoContinuous` guide, for :class:`~numpyro.infer.SVI` with
-    any of NumPyro's ELBOs, :class:`~numpyro.infer.Predictive`, neural transport and so on.
-    :func:`~flowdists.fit_guide` trains it with defaults that need no tuning.
+    This is a :class:`numpyro.infer.autoguide.AutoContinuous` guide, for
+    :class:`~numpyro.infer.SVI` with any of NumPyro's ELBOs, :class:`~numpyro.infer.Predictive`,
+    neural transport and so on. :func:`~flowdists.fit_guide` trains it with defaults that need no
+    tuning.
 
     Args:
       model: a NumPyro model.
       flow: a recipe; or a function ``(key, event_shape)`` that returns a :class:`~flowdists.Flow`;
-        or a Flow on as many dimensions as the model has latent ones. With one latent dimension, a
-        coupling recipe is replaced by an autoregressive one.
+        or a Flow with one dimension for each latent dimension of the model. With one latent
+        dimension, an autoregressive recipe replaces a coupling recipe.
       prefix: prefix of the parameters' names: ``{prefix}_flow...``, ``{prefix}_affine...`` and,
-        held where it was found, the start's ``{prefix}_loc`` and ``{prefix}_scale``.
-      init_loc_fn: where to start instead, one of NumPyro's initialization strategies; without
-        one, Pathfinder.
+        for the start, which is not trained, ``{prefix}_loc`` and ``{prefix}_scale``.
+      init_loc_fn: one of NumPyro's initialization strategies, to start from its values. By default,
+        Pathfinder finds the start.
       init_scale: standard deviations around ``init_loc_fn``'s values, in unconstrained space.
       path_derivative: whether gradients leave out the score of the flow's own parameters, which
-        has mean zero ("sticking the landing", Roeder, Wu & Duvenaud 2017). Their variance then
-        vanishes as the guide becomes exact; each costs an inverse of the flow more. For an ELBO:
-        in the gradient of :class:`~numpyro.infer.RenyiELBO` the score has another mean.
+        has mean zero ("sticking the landing", Roeder, Wu & Duvenaud 2017,
+        https://arxiv.org/abs/1703.09194). Their variance then vanishes as the guide becomes exact.
+        Each gradient costs one more inverse of the flow. Only for an ELBO: in the gradient of
+        :class:`~numpyro.infer.RenyiELBO`, the mean of the score is not zero.
       create_plates: as in :class:`~numpyro.infer.autoguide.AutoGuide`.
       **flow_options: passed to the recipe or function, such as ``num_layers=4``.
 
     Raises:
-      ValueError: for an option out of range; when the guide first runs, if the flow has another
-        number of dimensions than the model, or the model has discrete latent variables.
+      ValueError: if an option is out of range; when the guide first runs, if the flow and the
+        model have different numbers of dimensions, or the model has discrete latent variables.
       RuntimeError: when the guide first runs, if the model has no latent variables, or no finite
         density where it starts.
       TypeError: if ``flow`` is none of the above.
@@ -90,10 +92,10 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
     {'scale': (100,), 'x': (100, 3)}
     """
 
-    # NumPyro's, which has no types.
+    # Attributes of NumPyro's class, which has no types.
     prototype_trace: Any
     _init_locs: dict[str, Array]
-    _potential_fn: Callable[..., Any]
+    _potential_fn_gen: Callable[..., Any]
 
     def __init__(
         self,
@@ -124,22 +126,22 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
     def from_guide(
         cls, guide: AutoGuide, params: dict[str, Any], flow: Any = NSF, **options: Any
     ) -> AutoFlow:
-        """A guide that starts as a trained Gaussian one, with the same ELBO.
+        """A guide that starts as a trained Gaussian guide, with the same ELBO.
 
         Args:
-          guide: an AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal,
-            AutoLowRankMultivariateNormal or AutoLaplaceApproximation, after its training.
+          guide: a trained AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal,
+            AutoLowRankMultivariateNormal or AutoLaplaceApproximation.
           params: its parameters, as from ``svi.get_params``.
-          flow: as in the constructor. One that is not the identity at first changes the start.
+          flow: as in the constructor. A flow that does not start as the identity changes the start.
           **options: as in the constructor.
 
         Raises:
-          TypeError: if the guide is another.
+          TypeError: if ``guide`` is not one of these.
           ValueError: if it has not been run.
         """
-        check_gaussian("AutoFlow.from_guide", guide)
+        start = gaussian_start(f"{cls.__name__}.from_guide", guide, params)
         new = cls(guide.model, flow, init_loc_fn=guide.init_loc_fn, **options)
-        new._guide_start = gaussian_start(guide, params)
+        new._guide_start = start
         return new
 
     def with_path_derivative(self) -> AutoFlow:
@@ -151,19 +153,12 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        # A start is sought for the present data, not for those that the guide first saw; but
-        # present ones may be traced, and must not stay.
-        first = self._potential_fn
-        self._potential_fn = self._potential_fn_gen(*args, **kwargs)
-        try:
-            values = self._unpack_latent(self._sample_latent(*args, **kwargs))
-        finally:
-            self._potential_fn = first
+        values = self._unpack_latent(self._sample_latent(*args, **kwargs))
         sites = self.prototype_trace
         if self._has_live_supports:
             sites = run_at(self.model, args, kwargs, values)
         return {
-            name: numpyro.sample(name, constrained_draw(sites[name], value))
+            name: numpyro.sample(name, constrained_draw(sites[name]["fn"], value))
             for name, value in values.items()
         }
 
@@ -172,75 +167,60 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
             super()._setup_prototype(*args, **kwargs)
             latents = latent_sites(self.prototype_trace)
             self._concatenate(latents)
-            self._make_flow, self._base = self._resolve_flow()
+            meaning = (
+                "an event has one dimension for each of the model's latent ones (unconstrained: "
+                f"{self._packing.shapes})"
+            )
+            self._make_flow = self._flow.resolve((self._packing.size,), meaning)
+            self._base = built(self._make_flow).base
         self._has_live_supports = has_live_supports(latents)
 
     def _concatenate(self, latents: Trace) -> None:
-        # The sites are concatenated in the model's order. NumPyro's order depends on whether the
-        # key was traced and the first location valid, and the same parameters would mean another
-        # distribution.
+        # The order of the sites is that of the model. NumPyro's order depends on whether the key
+        # was traced and the first location valid: with the same parameters, the guide could then be
+        # another distribution.
         self._packing = Packing({name: jnp.shape(self._init_locs[name]) for name in latents})
         self._init_latent = self._packing.pack(self._init_locs)
         self._unpack_latent = UnpackTransform(self._packing.unpack, self._packing.pack)
 
-    def _resolve_flow(self) -> tuple[Any, dist.Distribution]:
-        """The flow, or a function of a key that makes it, and its base."""
-        meaning = (
-            "an event has one dimension for each of the model's latent ones (unconstrained: "
-            f"{self._packing.shapes})"
-        )
-        flow = self._flow.resolve((self._packing.size,), meaning)
-        if isinstance(flow, Flow):
-            return flow, flow.base
-        # Known values also where the guide is being traced: the base has to be one.
-        with jax.ensure_compile_time_eval():
-            return flow, flow(jax.random.key(0)).base
-
-    def _get_start(self) -> Gaussian | None:
-        """The start, its location and scale being ``numpyro.param`` sites; None without one."""
-        find: Callable[[], Gaussian]
+    def _get_start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Gaussian | None:
         if self._guide_start is not None:
-            find = functools.partial(self._guide_start, self._packing)
-        elif self._finds_start:
-            find = functools.partial(
-                pathfinder_start,
-                numpyro.prng_key(),
-                self._potential_fn,
-                self.prototype_trace,
-                self._packing,
-                self._init_latent,
-                self._init_scale,
-            )
-        else:
+            return start_module(self.prefix, functools.partial(self._guide_start, self._packing))
+        if not self._finds_start:
             return None
-        find = functools.cache(find)
-        # As functions, so that nothing is sought where the values are substituted.
-        loc = numpyro.param(f"{self.prefix}_loc", lambda _: find().loc)
-        scale = numpyro.param(f"{self.prefix}_scale", lambda _: find().scale)
-        return Gaussian(jax.lax.stop_gradient(loc), jax.lax.stop_gradient(scale))
+        find = functools.partial(
+            pathfinder_start,
+            numpyro.prng_key(),
+            self._potential_fn_gen(*args, **kwargs),  # for these data, not those of the first call
+            self.prototype_trace,
+            self._packing,
+            self._init_latent,
+            self._init_scale,
+        )
+        return start_module(self.prefix, find)
 
-    def _get_posterior(self) -> Flow:
+    def _get_posterior(self, *args: Any, **kwargs: Any) -> Flow:
         flow = flow_module(f"{self.prefix}_flow", self._make_flow)
-        start = self._get_start()
-        if start is None:
-            initial = Affine(self._init_latent, jnp.full(self.latent_dim, self._init_scale))
-        else:
-            initial = Affine(jnp.zeros(self.latent_dim), jnp.ones(self.latent_dim))
+        start = self._get_start(args, kwargs)
+        loc, scale = self._init_latent, self._init_scale
+        if start is not None:  # it sets the units, in which the guide is standard normal
+            loc, scale = jnp.zeros(self.latent_dim), 1.0
+        initial = Affine(loc, jnp.full(self.latent_dim, scale))
         layers = [flow.bijector, flow_module(f"{self.prefix}_affine", initial)]
         if start is not None:
             layers.append(start.as_layer())
         return Flow(self._base, Chain(layers))
 
     def _sample_latent(self, *args: Any, **kwargs: Any) -> Array:
-        posterior = self._get_posterior()
+        posterior = self._get_posterior(*args, **kwargs)
         if self._path_derivative:
             posterior = _PathDerivativeFlow(posterior.base, posterior.bijector)
         site = f"_{self.prefix}_latent"
         return numpyro.sample(site, posterior, infer={"is_auxiliary": True})
 
     def _unpack_and_constrain(self, latent_sample: Array, params: dict[str, Any]) -> dict[str, Any]:
-        # The model's own parameters are substituted, because NumPyro takes those that it is given
-        # here for unconstrained ones.
+        # The model's own parameters are substituted, because NumPyro would take parameters that
+        # are given to it here for unconstrained ones.
         sites = self.prototype_trace.items()
         own = [name for name, site in sites if site["type"] == "param" and name in params]
         with handlers.substitute(data={name: params[name] for name in own}):
@@ -262,16 +242,7 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
           ValueError: if the guide has not been run, or ``params`` lacks one of its parameters.
         """
         check_set_up(self, "get_posterior")
-
-        def look_up(site: dict[str, Any]) -> Any:
-            if site["type"] == "param" and site["name"] not in params:
-                raise ValueError(
-                    f"AutoFlow: `params` must hold {site['name']!r}, got only {sorted(params)}"
-                )
-            return params.get(site["name"])
-
-        # Blocked, because inside of another model these are values, not parameters to train.
-        return handlers.block(handlers.substitute(self._get_posterior, substitute_fn=look_up))()
+        return at_params(self, self._get_posterior, params)
 
     def sample_posterior(
         self,
@@ -286,14 +257,14 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
         Args:
           rng_key: PRNG key.
           params: trained parameters.
-          *args: the model's arguments; needed only if the guide has not been run, as after
-            loading parameters in a new process, or run by a jitted function; or where
+          *args: the model's arguments. They are needed only if the guide has not been run (as when
+            parameters are loaded in a new process), if it was run by a jitted function, or if
             deterministic sites are wanted for other arguments.
           sample_shape: shape of independent draws.
           **kwargs: the model's keyword arguments.
 
         Returns:
-          Each site's draws, ``(*sample_shape, *site_shape)``.
+          The draws of each site, ``(*sample_shape, *site_shape)``.
 
         Raises:
           ValueError: if ``params`` lacks one of the guide's parameters.
@@ -308,7 +279,7 @@ class AutoFlow(QuantilesOfDraws, AutoContinuous):
 
 
 class _PathDerivativeFlow(Flow):
-    """A flow whose density does not pass gradients to its parameters, but to the draw."""
+    """A flow whose density passes gradients to the value, but not to the flow's parameters."""
 
     def _log_prob(self, value: Array, intermediates: list[Any] | None) -> Array:
         frozen = Flow(self.base, jax.lax.stop_gradient(self.bijector))

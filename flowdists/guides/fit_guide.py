@@ -10,35 +10,35 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoGuide
 
 from flowdists import _check
 from flowdists.guides.autoflow import AutoFlow
-from flowdists.training.optimizer import clipped, default_optimizer
+from flowdists.training.epoch import all_finite
+from flowdists.training.optimizer import make_optimizer
 from flowdists.training.result import NonFiniteLossError, progress_bar
 
 Array = jax.Array
 
 NUM_CHUNKS = 50
-"""A fit is cut into this many compiled runs; after each, the parameters are judged."""
+"""A fit is divided into this many chunks of steps; the parameters are evaluated after each."""
 
 NOISE = 3.0
-"""How many standard errors above the best loss pass for as good: the best of many is lucky."""
+"""A loss counts as equal to the best if it is at most this many standard errors above it."""
 
 MAX_SKIPPED = 0.5
-"""The most of a chunk's steps that may be skipped, because they are not finite."""
+"""The largest fraction of a chunk's steps that may be skipped, because they are not finite."""
 
 
 class GuideFit(NamedTuple):
-    """A trained guide's parameters and how they got there.
+    """The parameters of a trained guide, and the losses of its training.
 
     Attributes:
       params: the best parameters, by name, for the guide's ``sample_posterior`` and
         ``get_posterior`` and NumPyro's ``Predictive``.
-      losses: the loss of every step, minus an estimate of the ELBO in nats; NaN where the step was
-        skipped, because its loss or gradient was not finite.
+      losses: the loss of every step, ``(num_steps,)``: minus an estimate of the ELBO, in nats. NaN
+        where the step was skipped, because its loss or gradient was not finite.
     """
 
     params: dict[str, Any]
@@ -61,30 +61,32 @@ def fit_guide(
 ) -> GuideFit:
     """Train ``guide`` by stochastic variational inference, with :class:`numpyro.infer.SVI`.
 
-    The defaults are meant for :class:`~flowdists.AutoFlow`: Adam with clipped gradients, whose
-    learning rate warms up and falls to zero, 16 particles, and, with the default loss, gradients by
-    the path derivative, which are less noisy. The parameters with the best loss
-    (the median over a fiftieth of the steps; up to noise, the latest) are returned, also after
-    Ctrl-C.
+    The defaults are meant for :class:`~flowdists.AutoFlow`: Adam with clipped gradients, a learning
+    rate that warms up and falls to zero, and 16 particles. With the default loss, gradients are
+    path derivatives, which are less noisy. The parameters with the best loss are returned, also
+    after Ctrl-C. A loss here is the median over a fiftieth of the steps; among losses that differ
+    only by noise, the latest is the best.
 
-    The path derivative needs an inverse of the flow at every step. For flows that are slow to
-    invert, as an :class:`~flowdists.IAF` is, ``loss=Trace_ELBO(num_particles=16)`` leaves it off.
+    The path derivative needs an inverse of the flow at every step. For a flow that is slow to
+    invert, such as :class:`~flowdists.IAF`, turn it off with ``loss=Trace_ELBO(num_particles=16)``.
 
     A step whose loss or gradient is not finite is skipped: one draw among many may lie where the
-    model overflows. A warning tells how many were; more than half of a fiftieth are an error.
+    model overflows. A warning says how many steps were skipped. If more than half of the steps in a
+    fiftieth of the training are not finite, this is an error.
 
     Args:
       key: PRNG key.
       guide: a NumPyro guide.
       *args: the model's arguments. JAX arrays are traced, so that they are not copied into the
-        program; what the model needs as it is should be a NumPy array or a number.
+        program. If the model needs the values themselves, give a NumPy array or a number.
       model: the model; by default the automatic guide's own.
-      loss: a NumPyro ELBO; unless given, ``Trace_ELBO(num_particles=16)`` with the path derivative.
-      num_steps: number of steps.
-      learning_rate: of the default optimizer, at its peak.
-      optimizer: an optax optimizer instead.
-      clip_norm: the most that a gradient's global norm may be; None for no limit.
-      init_params: where to start, by name; parameters that it lacks start afresh.
+      loss: a NumPyro ELBO; by default ``Trace_ELBO(num_particles=16)`` with the path derivative.
+      num_steps: the number of steps.
+      learning_rate: the peak learning rate of the default optimizer.
+      optimizer: an optax optimizer, to use in place of the default one.
+      clip_norm: the largest global norm of a gradient; None for no limit.
+      init_params: initial values of parameters, by name. Parameters that are not in it start as
+        they do by default.
       progress: whether to show a progress bar.
       **kwargs: the model's keyword arguments.
 
@@ -93,9 +95,9 @@ def fit_guide(
 
     Raises:
       NonFiniteLossError: if more than half of the losses and gradients in a fiftieth of the steps,
-        or a parameter, are NaN or infinite; ``result`` holds the best until then.
-      TypeError: if there is no model, or an argument is of the wrong type.
-      ValueError: for a number out of range, or a name in ``init_params`` that is no parameter's.
+        or a parameter, are NaN or infinite. Its ``result`` holds the best parameters before that.
+      TypeError: if there is no model, or an argument has the wrong type.
+      ValueError: if a number is out of range, or ``init_params`` has a name that no parameter has.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -109,9 +111,9 @@ def fit_guide(
     _check.positive_int("fit_guide", "num_steps", num_steps)
     if model is None:
         if not isinstance(guide, AutoGuide):
-            raise TypeError("fit_guide: `model` is needed, as `guide` is not an automatic guide")
+            raise TypeError("fit_guide: `model` is needed: `guide` is not an automatic guide")
         model = guide.model
-    optimizer = _checked_optimizer(optimizer, clip_norm, learning_rate, num_steps)
+    optimizer = make_optimizer("fit_guide", optimizer, learning_rate, num_steps, clip_norm)
     svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=16) if loss is None else loss)
     state = svi.init(key, *args, init_params=init_params, **kwargs)
     if loss is None and isinstance(guide, AutoFlow):
@@ -120,47 +122,29 @@ def fit_guide(
     unknown = sorted(set(init_params or ()) - set(best.params))
     if unknown:
         raise ValueError(
-            f"fit_guide: `init_params` must name parameters, got {unknown}; there are "
+            f"fit_guide: `init_params` must have names of parameters, got {unknown}; there are "
             f"{sorted(best.params)}"
         )
-    bar = progress_bar(num_steps, progress, unit="step")
     try:
-        _optimize(svi, state, best, num_steps, bar, args, kwargs)
+        with progress_bar(num_steps, progress, unit="step") as bar:
+            _optimize(svi, state, best, num_steps, bar, args, kwargs)
     except KeyboardInterrupt:
-        warnings.warn(
-            f"fit_guide: interrupted after {len(best.result().losses)} of {num_steps} steps; the "
-            "best parameters so far are returned",
-            RuntimeWarning,
-            stacklevel=2,
+        _warn(
+            f"interrupted after {len(best.result().losses)} of {num_steps} steps; the best "
+            "parameters so far are returned"
         )
-    finally:
-        bar.close()
     result = best.result()
     num_skipped = int(np.isnan(result.losses).sum())
     if num_skipped:
-        warnings.warn(
-            f"fit_guide: {num_skipped} of {len(result.losses)} steps were skipped, because their "
-            "loss or gradient was not finite: the guide reaches where the model's density is not",
-            RuntimeWarning,
-            stacklevel=2,
+        _warn(
+            f"{num_skipped} of {len(result.losses)} steps were skipped, because their loss or "
+            "gradient was not finite: some draws lie where the model's density is not finite"
         )
     return result
 
 
-def _checked_optimizer(
-    optimizer: Any, clip_norm: float | None, learning_rate: float, num_steps: int
-) -> Any:
-    if clip_norm is not None:
-        _check.positive("fit_guide", "clip_norm", clip_norm)
-    if optimizer is None:
-        rate = _check.positive("fit_guide", "learning_rate", learning_rate)
-        optimizer = default_optimizer(rate, num_steps)
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            "fit_guide: `optimizer` must be an optax optimizer, as `optax.adam(1e-3)`, got "
-            f"{type(optimizer).__name__}"
-        )
-    return clipped(optimizer, clip_norm)
+def _warn(message: str) -> None:
+    warnings.warn(f"fit_guide: {message}", RuntimeWarning, stacklevel=3)  # at the call of fit_guide
 
 
 class _Best:
@@ -180,17 +164,24 @@ class _Best:
         self._losses.append(losses)
 
     def judge(self, losses: np.ndarray, params: dict[str, Any]) -> float:
-        """Keep the parameters after a chunk if its finite losses are good; return their median."""
-        # The median, because an ELBO has outliers.
+        """Keep the parameters if the chunk before them was good; return the median loss.
+
+        Args:
+          losses: the finite losses of the chunk.
+          params: the parameters after it.
+        """
+        # The median, because estimates of an ELBO have outliers.
         low, median, high = (float(q) for q in np.quantile(losses, (0.25, 0.5, 0.75)))
         if median < self.loss:
             self.loss, self._error = median, (high - low) / math.sqrt(len(losses))
-        # Luck alone would pick parameters from before the learning rate has fallen.
+        # The lowest of many noisy losses is low by chance. Without this tolerance it would often
+        # pick parameters from before the learning rate has fallen.
         if median <= self.loss + NOISE * self._error:
             self.params = params
         return median
 
     def result(self) -> GuideFit:
+        """The best parameters, and all losses."""
         return GuideFit(self.params, np.concatenate([np.empty(0), *self._losses]))
 
 
@@ -203,7 +194,7 @@ def _optimize(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
-    """Run all steps, a chunk at a time, and judge the parameters after each."""
+    """Run all steps, a chunk at a time, and evaluate the parameters after each chunk."""
     size = math.ceil(num_steps / NUM_CHUNKS)
     run = _compiled_chunk(svi, num_steps, size, args, kwargs)
     for first in range(0, num_steps, size):
@@ -228,12 +219,12 @@ def _optimize(
 def _compiled_chunk(
     svi: SVI, num_steps: int, size: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[Any, int], tuple[Any, Array, Array]]:
-    """A function of SVI's state and a step's number that runs the next ``size`` steps.
+    """A function of the state of SVI and the number of a step that runs the next ``size`` steps.
 
     It returns the new state, the losses, and whether all parameters are finite.
     """
-    # JAX arrays, which may be large, are arguments of the program; everything else, which a model
-    # may need as it is, is part of it.
+    # JAX arrays may be large, so they are arguments of the program. A model may need the values of
+    # everything else, so these are part of the program.
     leaves, structure = jax.tree.flatten((args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
 
@@ -246,14 +237,10 @@ def _compiled_chunk(
             state, loss = svi.stable_update(state, *args, **kwargs)
             return state, loss.astype(float)
 
-        def rest(state: Any) -> tuple[Any, Array]:
-            return state, jnp.zeros(())
-
         def step(state: Any, index: Array) -> tuple[Any, Array]:
-            return jax.lax.cond(index < num_steps, update, rest, state)
+            return jax.lax.cond(index < num_steps, update, lambda s: (s, jnp.zeros(())), state)
 
         state, losses = jax.lax.scan(step, state, first + jnp.arange(size))
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(svi.get_params(state))]
-        return state, losses, jnp.array(finite).all()
+        return state, losses, all_finite(svi.get_params(state))
 
     return lambda state, first: run(state, first, arrays)

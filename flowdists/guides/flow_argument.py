@@ -1,4 +1,4 @@
-"""What users give for a guide's flow: a recipe, another function, or the flow itself."""
+"""The argument of a guide that gives its flow: a recipe, another function, or the flow itself."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Shape = tuple[int, ...]
 
 
 class FlowArgument:
-    """An argument of a guide that gives a flow, whose shapes depend on the model.
+    """An argument of a guide that gives a flow. The shapes of the flow depend on the model.
 
     Args:
-      caller: the guide's name, for error messages.
-      argument: the argument's name, likewise.
+      caller: the name of the guide, for error messages.
+      argument: the name of the argument, for error messages.
       flow: a recipe, another function ``(key, event_shape)``, or a flow of type ``kind``.
       options: passed to the function.
       kind: the type of flow that the guide needs.
@@ -51,16 +51,16 @@ class FlowArgument:
         self._kind = kind
 
     def resolve(self, event_shape: Shape, meaning: str, **shapes: Shape) -> Any:
-        """The flow, or a function of a key that makes it, which checks what it has made.
+        """The flow, or a function of a key that makes it and checks its type and shapes.
 
         Args:
           event_shape: the shape of the flow's events.
           meaning: what an event is, for error messages.
-          **shapes: other shapes that the function is given, such as ``context_shape``.
+          **shapes: other shapes to give to the function, such as ``context_shape``.
 
         Raises:
-          TypeError: from the function, if it makes something else.
-          ValueError: if the flow has other shapes; from the function as well.
+          TypeError: when the function is called, if it makes something else.
+          ValueError: if the flow has other shapes; also when the function is called.
         """
         wanted = {"event_shape": event_shape, "batch_shape": (), **shapes}
 
@@ -86,7 +86,7 @@ class FlowArgument:
 
 
 def _for_one_dimension(flow: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """An autoregressive recipe in place of one that couples two dimensions."""
+    """An autoregressive recipe in place of a coupling one, which needs two dimensions."""
     if isinstance(flow, functools.partial) and not flow.args:
         flow, options = flow.func, flow.keywords | options
     if flow is NSF:

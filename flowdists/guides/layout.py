@@ -1,8 +1,8 @@
-"""Where the latent variables of a model lie: inside of the plate of its data, or outside."""
+"""Which latent variables of a model are inside the plate of its data, and which are outside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,23 +11,23 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import helpful_support_errors
 
-from flowdists._model_sites import Packing, Shape, Trace, Values, latent_sites
+from flowdists._model_sites import Packing, Shape, Trace, Values, latent_sites, plate_sizes
 from flowdists.guides.replay import has_live_supports
 
 Array = jax.Array
 
 
 class Layout(NamedTuple):
-    """The latent sites of a model, unconstrained, inside and outside of a plate.
+    """The latent sites of a model, unconstrained: local ones inside a plate, global ones outside.
 
     Attributes:
-      plate: name of the plate.
-      dim: its batch dimension, counted from the right.
-      size: number of elements of the whole plate.
-      subsample_size: number of its elements in one run of the model.
-      outside: the global sites, as one vector.
-      inside: the local sites of one element of the plate, as one vector.
-      local_axes: which axis of each local site is the plate's, counted from the right.
+      plate: the name of the plate.
+      dim: the batch dimension of the plate, a negative number.
+      size: the number of elements of the whole plate.
+      subsample_size: the number of its elements in one run of the model.
+      outside: how the global sites make one vector.
+      inside: how the local sites of one element of the plate make one vector.
+      local_axes: for each local site the axis of the plate, a negative number.
       sites: the latent sites, if their supports are the same in every run; otherwise None.
     """
 
@@ -40,13 +40,8 @@ class Layout(NamedTuple):
     local_axes: dict[str, int]
     sites: Trace | None
 
-    @property
-    def names(self) -> set[str]:
-        """The latent sites."""
-        return {*self.outside.shapes, *self.inside.shapes}
-
     def pack_locals(self, values: Mapping[str, Array]) -> Array:
-        """The local sites' values as one vector for each element of the plate, ``(rows, size)``."""
+        """The local sites' values, a vector for each element of the plate: ``(rows, size)``."""
         axes = self.local_axes.items()
         return self.inside.pack({name: jnp.moveaxis(values[name], axis, 0) for name, axis in axes})
 
@@ -55,59 +50,58 @@ class Layout(NamedTuple):
         rows = self.inside.unpack(matrix)
         return {name: jnp.moveaxis(row, 0, self.local_axes[name]) for name, row in rows.items()}
 
+    def again(
+        self, caller: str, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Layout:
+        """The layout of the same model for other arguments, found without computing anything.
 
-def find_layout(
-    caller: str,
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    plate: str,
-    names: Collection[str],
-) -> Layout:
-    """The layout of ``model`` for these arguments, found without computing anything.
+        Latent sites that were not there before are ignored: sites whose data are missing now.
 
-    Args:
-      caller: the guide's name, for error messages.
-      model: a NumPyro model.
-      args: its arguments.
-      kwargs: its keyword arguments.
-      plate: the plate.
-      names: the latent sites. Others are ignored, as those of data that are not given are.
+        Args:
+          caller: the name of the guide, for error messages.
+          model: a NumPyro model.
+          args: its arguments.
+          kwargs: its keyword arguments.
 
-    Raises:
-      ValueError: as :func:`layout_of`.
-    """
-    found = []
+        Raises:
+          ValueError: as :func:`layout_of`, or if more than the size of the plate has changed.
+        """
+        known = {*self.outside.shapes, *self.inside.shapes}
+        found = []
 
-    def run() -> None:
-        with handlers.block():
-            trace = handlers.trace(handlers.seed(model, rng_seed=0)).get_trace(*args, **kwargs)
-        latents = {name: site for name, site in latent_sites(trace).items() if name in names}
-        found.append(layout_of(caller, trace, latents, plate))
+        def run() -> None:
+            with handlers.block():
+                trace = handlers.trace(handlers.seed(model, rng_seed=0)).get_trace(*args, **kwargs)
+            latents = {name: site for name, site in latent_sites(trace).items() if name in known}
+            found.append(layout_of(caller, trace, latents, self.plate))
 
-    jax.eval_shape(run)
-    return found[0]
+        jax.eval_shape(run)
+        (layout,) = found
+        if (layout.outside, layout.inside, layout.dim) != (self.outside, self.inside, self.dim):
+            raise ValueError(
+                f"{caller}: only the size of the data's plate may change from call to call; the "
+                f"global latent sites (unconstrained) were {self.outside.shapes} and are "
+                f"{layout.outside.shapes}, those of a datum were {self.inside.shapes} and are "
+                f"{layout.inside.shapes}"
+            )
+        return layout
 
 
 def layout_of(caller: str, trace: Trace, latents: Trace, plate: str | None = None) -> Layout:
     """The layout of a model that was run.
 
     Args:
-      caller: the guide's name, for error messages.
-      trace: the model's trace.
+      caller: the name of the guide, for error messages.
+      trace: the trace of the model.
       latents: its latent sites.
-      plate: the plate; by default the only one with latent sites, or of several the only one
-        that is subsampled.
+      plate: the plate of the data. By default, the only plate with latent sites; if there are
+        several, the only one of these that is subsampled.
 
     Raises:
-      ValueError: if the plate is unknown, ambiguous or holds no latent site; if a latent site is
-        inside of another plate that is subsampled.
+      ValueError: if the plate is unknown, ambiguous or has no latent site, or a latent site is
+        inside another plate that is subsampled.
     """
-    plates: dict[str, tuple[int, int]] = {}
-    for name, site in trace.items():
-        if site["type"] == "plate":
-            size, num = site["args"]
-            plates[name] = (size, size if num is None else num)
+    plates = plate_sizes(trace)
     plate = _choose_plate(caller, plates, latents, plate)
     dim = -1
     outside: dict[str, Shape] = {}
@@ -120,7 +114,7 @@ def layout_of(caller: str, trace: Trace, latents: Trace, plate: str | None = Non
         if others:
             raise ValueError(
                 f"{caller}: latent site {name!r} is inside of {others[0]!r}, which is subsampled, "
-                f"but only the plate of the data, {plate!r}, may be"
+                f"but only the plate of the data, {plate!r}, may be subsampled"
             )
         if plate in frames:
             dim = frames[plate].dim
@@ -150,20 +144,20 @@ def _choose_plate(
         raise ValueError(
             f"{caller}: `plate` must be one of the model's plates, {sorted(plates)}, got {plate!r}"
         )
-    inhabited = {frame.name for site in latents.values() for frame in site["cond_indep_stack"]}
-    if not inhabited or (plate is not None and plate not in inhabited):
+    with_latents = {frame.name for site in latents.values() for frame in site["cond_indep_stack"]}
+    if not with_latents or (plate is not None and plate not in with_latents):
         where = "any plate" if plate is None else f"the plate {plate!r}"
         raise ValueError(
             f"{caller}: there must be local latent sites, but none of the model's latent sites "
-            f"{sorted(latents)} is inside of {where}; for such a model there is AutoFlow"
+            f"{sorted(latents)} is inside of {where}; use AutoFlow for such a model"
         )
     if plate is not None:
         return plate
-    subsampled = [name for name in inhabited if _is_subsampled(plates[name])]
-    for choice in (subsampled, [*inhabited]):
+    subsampled = [name for name in with_latents if _is_subsampled(plates[name])]
+    for choice in (subsampled, [*with_latents]):
         if len(choice) == 1:
             return choice[0]
     raise ValueError(
-        f"{caller}: several plates have latent sites, {sorted(inhabited)}; say by `plate` which is "
-        "that of the data"
+        f"{caller}: several plates have latent sites, {sorted(with_latents)}; give the plate of "
+        "the data as `plate`"
     )

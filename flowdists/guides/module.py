@@ -28,30 +28,42 @@ def is_factory(flow: Any) -> bool:
     return callable(flow) and jax.tree_util.all_leaves([flow])
 
 
+def built(flow: Any, **options: Any) -> Any:
+    """``flow``, or what it makes with a fixed key if it is a function.
+
+    Its structure and configuration are the same for every key. They are known values, also where
+    the model is being traced: traced ones would be taken for parameters.
+    """
+    if not is_factory(flow):
+        return flow
+    with jax.ensure_compile_time_eval():
+        return flow(jax.random.key(0), **options)
+
+
 def flow_module(name: str, flow: Any, **options: Any) -> Any:
     """A flow whose parameters are trained by SVI: every leaf is a ``numpyro.param`` site.
 
-    For use inside a model or a guide. The sites are called by the Python path of the leaf, as in
-    ``prior.layers[1].log_scale``; their values in ``svi.get_params`` are the trained parameters,
-    and ``handlers.substitute(flow_module, params)(name, flow)`` is the trained flow.
+    Use it inside a model or a guide. Each site has the Python path of its leaf as its name, as in
+    ``prior.layers[1].log_scale``. The values in ``svi.get_params`` are the trained parameters, and
+    ``handlers.substitute(flow_module, params)(name, flow)`` is the trained flow.
 
     Args:
       name: prefix of the sites' names.
       flow: a :class:`~flowdists.Flow`, :class:`~flowdists.ConditionalFlow`,
-        :class:`~flowdists.Bijector`, network or any other pytree of floating-point arrays, whose
-        present parameters are where training starts; or a recipe, or any function
-        ``(key, **options)`` that returns one of these.
+        :class:`~flowdists.Bijector`, network or any other pytree of floating-point arrays: training
+        starts from its parameters; or a recipe, or any function ``(key, **options)`` that returns
+        one of these.
       **options: passed to the function, such as ``event_shape=(6,)``.
 
     Returns:
-      The same kind of object, with the sites' values as its parameters. Of a flow the bijector is
-      trained; the base, a context that the flow was conditioned on, and other libraries' transforms
-      are left as they are.
+      The same kind of object, with the sites' values as its parameters. In a flow, the bijector is
+      trained. The base, a context that the flow was conditioned on, and transforms of other
+      libraries stay as they are.
 
     Raises:
-      TypeError: if there is nothing to train in ``flow``, or it is neither of the above.
-      ValueError: if parameters have to be drawn and there is no key (an unseeded model), or a
-        site's value has another shape than the parameter.
+      TypeError: if there is nothing to train in ``flow``, or it is none of the above.
+      ValueError: if parameters have to be drawn and there is no key (an unseeded model), or the
+        value of a site does not have the shape of the parameter.
 
     >>> import numpyro
     >>> def model():
@@ -75,13 +87,13 @@ def random_flow_module(name: str, flow: Any, prior: Prior, **options: Any) -> An
 
     Args:
       name: prefix of the sites' names, which are those of :func:`~flowdists.flow_module`.
-      flow: as in :func:`~flowdists.flow_module`; a recipe, usually. A leaf that has a prior is
-        drawn from it, whatever its value in a given flow, of which then the structure counts
-        alone; the present values serve leaves without a prior.
-      prior: a distribution that broadcasts to every leaf; or a mapping from the leaves' paths (the
-        sites' names after ``name``, such as ``".loc"``) to distributions, where leaves that it
-        lacks become ``numpyro.param`` sites; or a function ``(path, shape)`` that returns a
-        distribution, or None for a ``numpyro.param``.
+      flow: as in :func:`~flowdists.flow_module`; usually a recipe. A leaf with a prior is drawn
+        from the prior, and its value in ``flow`` is ignored. A leaf without a prior starts from
+        its value in ``flow``.
+      prior: a distribution that broadcasts to every leaf; or a mapping from paths of leaves (the
+        names of the sites without ``name``, such as ``".loc"``) to distributions, where leaves that
+        are not in it become ``numpyro.param`` sites; or a function ``(path, shape)`` that returns a
+        distribution, or None for a ``numpyro.param`` site.
       **options: as in :func:`~flowdists.flow_module`.
 
     Returns:
@@ -89,7 +101,8 @@ def random_flow_module(name: str, flow: Any, prior: Prior, **options: Any) -> An
 
     Raises:
       TypeError: as in :func:`~flowdists.flow_module`, or if a prior is not a distribution.
-      ValueError: if a prior's shape does not fit its leaf, or a name of the mapping is unknown.
+      ValueError: as in :func:`~flowdists.flow_module`, or if the shape of a prior does not fit its
+        leaf, or the mapping has a path that no leaf has.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -127,8 +140,8 @@ def _module(
 ) -> Any:
     if not isinstance(name, str):
         raise TypeError(f"{caller}: `name` must be a string, got {type(name).__name__}")
-    # The handler does nothing; but without any, NumPyro has other errors, and a warning, of its own
-    # for what `_prepare` answers.
+    # This handler does nothing. But with no handler at all, NumPyro would raise its own errors, and
+    # warn, where `_prepare` has better messages.
     with Messenger():
         structure, initial = _prepare(caller, flow, options)
         tree, rebuild = _trained_part(structure)
@@ -153,7 +166,7 @@ def _module(
 
 
 def _prepare(caller: str, flow: Any, options: dict[str, Any]) -> tuple[Any, Callable[[str], Any]]:
-    """The object to register, and from a leaf's path what ``numpyro.param`` starts from."""
+    """The object to register, and a function of a leaf's path that gives its initial value."""
     if not is_factory(flow):
         if options:
             raise TypeError(
@@ -161,12 +174,7 @@ def _prepare(caller: str, flow: Any, options: dict[str, Any]) -> tuple[Any, Call
                 f"({type(flow).__name__}); give the recipe instead"
             )
         return flow, _named_leaves(_trained_part(flow)[0]).__getitem__
-    build = functools.partial(flow, **options)
     key = numpyro.prng_key()
-    # Structure and configuration are the same for every key. They have to be known values, also
-    # where the model is being traced: traced ones would pass for parameters.
-    with jax.ensure_compile_time_eval():
-        structure = build(jax.random.key(0))
 
     @functools.cache
     def draw() -> dict[str, Array]:
@@ -175,14 +183,14 @@ def _prepare(caller: str, flow: Any, options: dict[str, Any]) -> tuple[Any, Call
                 f"{caller}: there is no key to draw the parameters with; wrap the model in "
                 "numpyro.handlers.seed, or give a built flow"
             )
-        return _named_leaves(_trained_part(build(key))[0])
+        return _named_leaves(_trained_part(flow(key, **options))[0])
 
-    # As a function, so that nothing is drawn where the value is substituted.
-    return structure, lambda path: lambda _: draw()[path]
+    # Initial values are functions, so that nothing is drawn where the value is substituted.
+    return built(flow, **options), lambda path: lambda _: draw()[path]
 
 
 def _trained_part(flow: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """The part of ``flow`` whose parameters are trained, and what puts it back."""
+    """The part of ``flow`` whose parameters are trained, and a function that puts it back."""
     if isinstance(flow, Flow | ConditionalFlow):
         layer, condition = flow.bijector.unconditioned()
         return layer, lambda layer: flow.replace(bijector=condition(layer))
@@ -190,12 +198,12 @@ def _trained_part(flow: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def _is_foreign(node: Any) -> bool:
-    """Whether ``node`` is never trained, not even where its numbers are traced."""
+    """Whether ``node`` is a bijector that is never trained, even where its numbers are traced."""
     return isinstance(node, Bijector) and not node.is_trainable
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves by name; a foreign transform, traced numbers and all, is one."""
+    """The leaves by name. A foreign transform counts as one leaf, even with traced numbers."""
     return named_leaves(tree, "", is_leaf=_is_foreign)
 
 

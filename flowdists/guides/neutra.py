@@ -9,19 +9,21 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 import numpyro.infer.reparam
-from numpyro.distributions import biject_to
-from numpyro.distributions.util import sum_rightmost
+
+from flowdists._model_sites import latent_sites, plate_sizes
+from flowdists.guides.replay import constrain
 
 Array = jax.Array
 
 
 class NeuTraReparam(numpyro.infer.reparam.NeuTraReparam):
-    """NumPyro's neural transport (Hoffman et al. 2019), in one evaluation of the flow.
+    """NumPyro's neural transport, with one evaluation of the flow.
 
-    All latent variables of a model are written as the guide's transform of a shared latent vector
-    with the guide's base distribution, on which NUTS then works. NumPyro's own class evaluates the
-    transform for its value and again for its log-determinant; this one, of any guide with a
-    ``get_transform``, does both at once.
+    NUTS samples a shared latent vector that follows the guide's base distribution. The guide's
+    transform turns it into the latent variables of the model (Hoffman et al. 2019,
+    https://arxiv.org/abs/1903.03704). NumPyro's own class evaluates the transform once for the
+    value and again for the log-determinant. This class does both at once, for any guide with a
+    ``get_transform``.
 
     Args:
       guide: a trained :class:`numpyro.infer.autoguide.AutoContinuous`, such as
@@ -29,8 +31,8 @@ class NeuTraReparam(numpyro.infer.reparam.NeuTraReparam):
       params: its parameters.
 
     Raises:
-      TypeError: if the guide is another.
-      ValueError: if the guide has no transform.
+      TypeError: if ``guide`` is another kind of guide.
+      ValueError: if ``guide`` has no transform.
 
     >>> import numpyro, numpyro.distributions as dist
     >>> def model():
@@ -55,28 +57,18 @@ class NeuTraReparam(numpyro.infer.reparam.NeuTraReparam):
             raise ValueError(
                 f"NeuTraReparam: the site {name!r} is observed, but was latent to the guide"
             )
-        if name == self._first_site:  # it draws for all
+        if name == next(iter(latent_sites(self.guide.prototype_trace))):
+            # The first site draws the vector for all sites.
             self._x_unconstrained = self._draw_shared()
-        unconstrained = self._x_unconstrained.pop(name)
-        transform = biject_to(fn.support)
-        value = transform(unconstrained)
-        if numpyro.get_mask() is not False:
-            log_det = transform.log_abs_det_jacobian(unconstrained, value)
-            log_det = sum_rightmost(log_det, log_det.ndim - value.ndim + fn.event_dim)
+        value, log_det = constrain(fn, self._x_unconstrained.pop(name))
+        if log_det is not None:
             numpyro.factor(f"_{name}_log_prob", fn.log_prob(value) + log_det)
         return None, value
 
-    @property
-    def _first_site(self) -> str:
-        sites = self.guide.prototype_trace.items()
-        latents = (k for k, v in sites if v["type"] == "sample" and not v["is_observed"])
-        return next(latents)
-
     def _draw_shared(self) -> dict[str, Array]:
-        """The shared vector, transported and cut into sites; its log-determinant is a factor."""
-        # The vector belongs to no plate, wherever the first site stands.
-        sites = self.guide.prototype_trace.values()
-        infer = {"block_plates": {site["name"] for site in sites if site["type"] == "plate"}}
+        """Draw the shared vector, add the log-determinant to the model, return values by site."""
+        # The vector belongs to no plate, even if the first site is inside one.
+        infer = {"block_plates": set(plate_sizes(self.guide.prototype_trace))}
         prefix = self.guide.prefix
         base = self.guide.get_base_dist()
         z = numpyro.sample(f"{prefix}_shared_latent", base.mask(False), infer=infer)

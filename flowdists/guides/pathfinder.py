@@ -1,4 +1,4 @@
-"""Pathfinder: a Gaussian close to a posterior, found along a path of an optimizer."""
+"""Pathfinder: a Gaussian close to a posterior, found along the path of an optimizer."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffin
 from flowdists.bijectors import Bijector, Foreign
 
 Array = jax.Array
+Function = Callable[[Array], Array]
 
 MAX_HESSIAN_DIM = 128
-"""Up to this many latent dimensions the whole Hessian is computed, beyond it the diagonal."""
+"""With more latent dimensions than this, only the diagonal of the Hessian is estimated."""
 
 _NUM_ITERATIONS = 60
 _NUM_DRAWS = 64
 _NUM_PROBES = 32
 
-_NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError)  # as JAX says that there is none
+_NO_DERIVATIVE = (TypeError, ValueError, NotImplementedError)  # JAX's errors without a derivative
 
 
 class Gaussian(NamedTuple):
@@ -37,29 +38,31 @@ class Gaussian(NamedTuple):
     scale: Array
 
     def as_layer(self) -> Bijector:
-        """The map from standard normal draws to this distribution's; nothing in it is trained."""
+        """The map from standard normal draws to draws of this distribution; it is not trained."""
         if self.scale.ndim == 1:
             return Foreign(AffineTransform(self.loc, self.scale))
         return Foreign(LowerCholeskyAffine(self.loc, self.scale))
 
 
-def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array) -> Gaussian:
-    """Return the Gaussian with the best ELBO along an optimization path (Zhang et al. 2022).
+def pathfinder(key: Array, potential: Function, position: Array) -> Gaussian:
+    """The Gaussian with the best ELBO along an optimization path.
 
-    L-BFGS follows the log-density from ``position``; at every point of its path stands a Gaussian
-    with the local curvature. Where a posterior has no mode, as that of a hierarchical scale, a
-    point on the way wins. Curvatures are exact here, not L-BFGS's own estimates, up to
-    :data:`MAX_HESSIAN_DIM` dimensions; beyond, they are diagonal (Hutchinson's estimate). Where the
-    gradient has no derivative (a function with a reverse rule of its own, a special function), they
-    are its differences.
+    L-BFGS maximizes the log-density from ``position`` on. Each point of its path gives a Gaussian
+    with the curvature at that point. This also works for a posterior without a mode, such as that
+    of a hierarchical scale (Zhang et al. 2022, https://arxiv.org/abs/2108.03782).
+
+    In contrast to the paper, curvatures are exact, not the estimates of L-BFGS, up to
+    :data:`MAX_HESSIAN_DIM` dimensions. With more dimensions they are diagonal, by Hutchinson's
+    estimate. If the gradient has no derivative (because a function has a reverse rule of its own,
+    or is a special function), its finite differences are used.
 
     Args:
       key: PRNG key for the draws that estimate the ELBOs.
-      potential: minus the log-density, of a vector.
-      position: where to start.
+      potential: minus the log-density, a function of a vector.
+      position: where to start, ``(size,)``.
 
     Returns:
-      The Gaussian. It is not finite where no ELBO along the path is.
+      The Gaussian. It is NaN if no ELBO along the path is finite.
     """
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(potential)
@@ -75,7 +78,7 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
 
     draw_key, probe_key = jax.random.split(key)
     half = jax.random.normal(draw_key, (_NUM_DRAWS // 2, position.size), position.dtype)
-    # In pairs, whose mean is zero: otherwise a point beside a normal posterior's mean could win.
+    # In pairs with mean zero: otherwise a point next to the mean of a normal posterior could win.
     noise = jnp.concatenate([half, -half])
     is_dense = position.size <= MAX_HESSIAN_DIM
     curvature = _dense if is_dense else lambda p, x: _diagonal(probe_key, p, x)
@@ -88,7 +91,7 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
             log_volume = jnp.log(jnp.diag(scale) if is_dense else scale).sum()
             return log_volume - jax.lax.map(potential, draws, batch_size=16).mean()
 
-        # The point itself, or where its curvature says that the mode is.
+        # The mean is the point itself, or the mode according to its curvature.
         candidates = jnp.stack([x, x + newton_step])
         elbos = jax.vmap(elbo)(candidates)
         elbos = jnp.where(jnp.isfinite(elbos), elbos, -jnp.inf)
@@ -100,11 +103,11 @@ def pathfinder(key: Array, potential: Callable[[Array], Array], position: Array)
     return jax.tree.map(lambda x: jnp.where(elbos[best] > -jnp.inf, x[best], jnp.nan), starts)
 
 
-def _dense(potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+def _dense(potential: Function, x: Array) -> tuple[Array, Array]:
     """The factor of the inverse of the absolute Hessian at ``x``, and Newton's step."""
     hessian = _times_hessian(potential, x, jnp.eye(x.size, dtype=x.dtype), jax.vmap)
-    # In units that make the diagonal one: correlated predictors that are not centred would
-    # otherwise lose their small eigenvalues to rounding.
+    # In units in which the diagonal is one. Otherwise rounding would destroy small eigenvalues, as
+    # correlated predictors that are not centred have them.
     units = jax.lax.rsqrt(_positive(jnp.diag(hessian), 1e-12))
     values, vectors = jnp.linalg.eigh(hessian * units * units[:, None])
     factor = units[:, None] * vectors / jnp.sqrt(_positive(values))
@@ -112,31 +115,24 @@ def _dense(potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]
     return jnp.linalg.cholesky(covariance), -covariance @ jax.grad(potential)(x)
 
 
-def _positive(curvature: Array, least: float = 1e-6) -> Array:
-    """Negative curvature counts with its size; what is flat gets a large scale, not infinity."""
+def _positive(curvature: Array, fraction: float = 1e-6) -> Array:
+    """The absolute curvature, and at least a fraction of the largest, so that scales are finite."""
     size = jnp.abs(curvature)
-    return jnp.maximum(size, least * size.max())
+    return jnp.maximum(size, fraction * size.max())
 
 
-def _diagonal(key: Array, potential: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
-    """As :func:`_dense` for the diagonal of the Hessian: the best independent Gaussian's scales."""
+def _diagonal(key: Array, potential: Function, x: Array) -> tuple[Array, Array]:
+    """The standard deviations of the best independent Gaussian at ``x``, and Newton's step."""
     signs = jax.random.rademacher(key, (_NUM_PROBES, x.size), x.dtype)
-    products = _times_hessian(potential, x, signs, _one_by_one)
+    products = _times_hessian(potential, x, signs, lambda f: functools.partial(jax.lax.map, f))
     diagonal = _positive((signs * products).mean(0))
     return jax.lax.rsqrt(diagonal), -jax.grad(potential)(x) / diagonal
 
 
-def _one_by_one(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return functools.partial(jax.lax.map, function)
-
-
 def _times_hessian(
-    potential: Callable[[Array], Array],
-    x: Array,
-    vectors: Array,
-    mapped: Callable[[Callable[[Array], Array]], Callable[[Array], Array]],
+    potential: Function, x: Array, vectors: Array, mapped: Callable[[Function], Function]
 ) -> Array:
-    """The Hessian at ``x`` times each of ``vectors``, by the cheapest way that there is."""
+    """The Hessian at ``x`` times each of ``vectors``, in the cheapest way that works."""
     gradient = jax.grad(potential)
 
     def forward(vector: Array) -> Array:
@@ -146,8 +142,8 @@ def _times_hessian(
         return jax.grad(lambda x: jnp.vdot(gradient(x), vector))(x)
 
     def differences(vector: Array) -> Array:
-        # Unconstrained coordinates are logarithms and the like, whose scale is one; the cube root
-        # balances what is truncated and what is rounded.
+        # Unconstrained coordinates are logarithms and the like, so their scale is about one. The
+        # cube root makes truncation and rounding errors about equal.
         step = jnp.finfo(x.dtype).eps ** (1 / 3) * jnp.maximum(1.0, jnp.abs(x * vector).max())
         ahead, behind = x + step * vector, x - step * vector
         return (gradient(ahead) - gradient(behind)) / (2 * step)
@@ -155,6 +151,6 @@ def _times_hessian(
     for product in (forward, reverse):
         try:
             return mapped(product)(vectors)
-        except _NO_DERIVATIVE:  # an error of the model's own comes again below
+        except _NO_DERIVATIVE:  # an error in the model itself is raised again below
             continue
     return mapped(differences)(vectors)

@@ -11,23 +11,30 @@ import numpy as np
 from numpyro.infer.autoguide import AutoGuide
 
 from flowdists import _check
-from flowdists.guides.setup import check_set_up
+from flowdists.guides.lifecycle import check_set_up
 
 Array = jax.Array
 
 
 class QuantilesOfDraws(AutoGuide):
-    """The part of a guide that answers NumPyro's ``median`` and ``quantiles`` by sampling."""
+    """Gives a guide NumPyro's ``median`` and ``quantiles``, estimated from draws."""
 
     def median(
         self, params: dict[str, Any], *, key: Array | None = None, num_samples: int = 10_000
     ) -> dict[str, Array]:
-        """Estimate the median of every latent variable, and of the deterministic sites.
+        """Estimate the median of every latent variable and of the deterministic sites.
 
         Args:
           params: trained parameters.
-          key: PRNG key of the draws; the same one each time unless given.
-          num_samples: number of draws; the error is about 1.25 standard deviations over its root.
+          key: PRNG key of the draws. By default, the same key in every call.
+          num_samples: the number of draws. The standard error of a median is about
+            ``1.25 / sqrt(num_samples)`` standard deviations of the variable.
+
+        Returns:
+          For each site, ``site_shape``.
+
+        Raises:
+          ValueError: if the number of draws is below 1, or the guide has not been run.
         """
         return self.quantiles(params, 0.5, key=key, num_samples=num_samples)
 
@@ -39,29 +46,29 @@ class QuantilesOfDraws(AutoGuide):
         key: Array | None = None,
         num_samples: int = 10_000,
     ) -> dict[str, Array]:
-        """Estimate quantiles of every latent variable, and of the deterministic sites.
+        """Estimate quantiles of every latent variable and of the deterministic sites.
 
-        They are those of draws, because a flow has no others in closed form.
+        They are quantiles of draws, because a flow has no quantiles in closed form.
 
         Args:
           params: trained parameters.
           quantiles: probabilities, a number or a sequence.
-          key: PRNG key of the draws; the same one each time unless given.
-          num_samples: number of draws.
+          key: PRNG key of the draws. By default, the same key in every call.
+          num_samples: the number of draws.
 
         Returns:
           For each site, ``(*quantiles_shape, *site_shape)``.
 
         Raises:
-          ValueError: for a probability outside of [0, 1], or a number of draws below 1.
+          ValueError: if a probability is outside of [0, 1], the number of draws is below 1, or the
+            guide has not been run.
         """
         check_set_up(self, "quantiles")
+        caller = f"{type(self).__name__}.quantiles"
         probabilities = np.asarray(quantiles, float)
         if not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise ValueError(
-                f"AutoFlow.quantiles: `quantiles` must be in [0, 1], got {quantiles!r}"
-            )
-        num_samples = _check.positive_int("AutoFlow.quantiles", "num_samples", num_samples)
+            raise ValueError(f"{caller}: `quantiles` must be in [0, 1], got {quantiles!r}")
+        num_samples = _check.positive_int(caller, "num_samples", num_samples)
         key = jax.random.key(0) if key is None else key
         draws = self.sample_posterior(key, params, sample_shape=(num_samples,))
         return {

@@ -27,7 +27,7 @@ def run_at(
 ) -> Trace:
     """The trace of ``model`` at unconstrained ``values`` of its latent sites.
 
-    The supports are those of this run: they may depend on the data and on other sites.
+    Supports are taken from this run, because they may depend on the data and on other sites.
     """
 
     def constrain(site: dict[str, Any]) -> Array | None:
@@ -37,7 +37,7 @@ def run_at(
 
     key = numpyro.prng_key()
     seeded = handlers.seed(model, rng_seed=jax.random.key(0) if key is None else key)
-    # The model's own parameters pass through the block, because supports may depend on them.
+    # The block lets parameters of the model through, because supports may depend on them.
     with handlers.block(hide_fn=lambda site: site["type"] != "param"):
         return handlers.trace(handlers.substitute(seeded, substitute_fn=constrain)).get_trace(
             *args, **kwargs
@@ -45,29 +45,41 @@ def run_at(
 
 
 def has_live_supports(latents: Trace) -> bool:
-    """Whether a support holds more than numbers, so that it may depend on sites or on data."""
+    """Whether a support may depend on sites or data, because it holds more than plain numbers."""
     leaves = jax.tree.leaves([site["fn"].support for site in latents.values()])
     return not all(isinstance(leaf, int | float) for leaf in leaves)
 
 
-def constrained_draw(site: dict[str, Any], unconstrained: Array) -> dist.Delta:
-    """The value of a site, with the density of the unconstrained draw carried over."""
-    event_dim = site["fn"].event_dim
-    transform = biject_to(site["fn"].support)
+def constrain(fn: dist.Distribution, unconstrained: Array) -> tuple[Array, Array | None]:
+    """A value in the support of ``fn``, and the log-determinant of the map to it.
+
+    The log-determinant has the batch shape of the value. It is None where NumPyro masks all
+    log-densities, because nothing needs it there.
+    """
+    transform = biject_to(fn.support)
     value = transform(unconstrained)
     if numpyro.get_mask() is False:
-        return dist.Delta(value, event_dim=event_dim)
+        return value, None
     log_det = jnp.asarray(transform.log_abs_det_jacobian(unconstrained, value))
-    log_det = sum_last(log_det, log_det.ndim - value.ndim + event_dim)
-    return dist.Delta(value, log_density=-log_det, event_dim=event_dim)
+    return value, sum_last(log_det, log_det.ndim - value.ndim + fn.event_dim)
+
+
+def constrained_draw(fn: dist.Distribution, unconstrained: Array) -> dist.Delta:
+    """The value of a site, whose unconstrained draw is at another site.
+
+    The density of the draw is counted at that other site. This one adds the change of volume.
+    """
+    value, log_det = constrain(fn, unconstrained)
+    log_density = 0.0 if log_det is None else -log_det
+    return dist.Delta(value, log_density=log_density, event_dim=fn.event_dim)
 
 
 class OtherRows(Messenger):
-    """Gives plates other rows than the model would.
+    """A handler that replaces the rows which the plates of a model take.
 
     Args:
       model: a NumPyro model.
-      rows: for each plate to change, the indices of its rows, or how many to draw at random.
+      rows: for each plate to change, the indices of its rows, or the number to draw at random.
     """
 
     def __init__(self, model: Callable[..., Any], rows: Mapping[str, Array | int]) -> None:

@@ -1,4 +1,4 @@
-"""The Gaussian that a guide starts from: found by Pathfinder, or another guide's."""
+"""The Gaussian that a guide starts from: found by Pathfinder, or taken from another guide."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer.autoguide import (
     AutoContinuous,
     AutoDiagonalNormal,
-    AutoGuide,
     AutoLaplaceApproximation,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
     AutoNormal,
 )
 
-from flowdists._model_sites import Packing, Trace
+from flowdists._model_sites import Packing, Trace, plate_sizes
 from flowdists.guides.pathfinder import Gaussian, pathfinder
 from flowdists.guides.replay import OtherRows
 
 Array = jax.Array
 
 MAX_ROWS = 10_000
-"""Pathfinder sees at most so many elements of subsampled plates, unless a subsample is larger."""
+"""The largest number of elements of subsampled plates for Pathfinder, if no subsample is larger."""
 
 _JOINT = (
     AutoDiagonalNormal,
@@ -37,11 +37,31 @@ _JOINT = (
 )
 
 
-def check_gaussian(caller: str, guide: Any) -> AutoGuide:
-    """``guide``, if it is one of NumPyro's Gaussian ones and has been run.
+def start_module(prefix: str, find: Callable[[], Gaussian]) -> Gaussian:
+    """A start whose location and scale are ``numpyro.param`` sites, which are not trained.
+
+    Args:
+      prefix: the prefix of the sites' names.
+      find: finds the start. It is not called where the values of the sites are substituted.
+    """
+    find = functools.cache(find)
+    loc = numpyro.param(f"{prefix}_loc", lambda _: find().loc)
+    scale = numpyro.param(f"{prefix}_scale", lambda _: find().scale)
+    return Gaussian(jax.lax.stop_gradient(loc), jax.lax.stop_gradient(scale))
+
+
+def gaussian_start(
+    caller: str, guide: Any, params: dict[str, Any]
+) -> Callable[[Packing], Gaussian]:
+    """The Gaussian of a guide, as a function of how the unconstrained sites make a vector.
+
+    Args:
+      caller: the name of the caller, for error messages.
+      guide: one of NumPyro's Gaussian guides, after it has been run.
+      params: its parameters.
 
     Raises:
-      TypeError: if it is another.
+      TypeError: if ``guide`` is another kind of guide.
       ValueError: if it has not been run.
     """
     if not isinstance(guide, (AutoNormal, *_JOINT)):
@@ -54,25 +74,20 @@ def check_gaussian(caller: str, guide: Any) -> AutoGuide:
             f"{caller}: `guide` has not been run; initialize it with `SVI.init` or call it with "
             "the model's arguments"
         )
-    return guide
-
-
-def gaussian_start(guide: AutoGuide, params: dict[str, Any]) -> Callable[[Packing], Gaussian]:
-    """The Gaussian of ``guide``, as a function of how the unconstrained sites make a vector."""
     if isinstance(guide, AutoNormal):
         return functools.partial(_independent, guide, params)
-    posterior = guide.get_posterior(params)  # now, because AutoLaplaceApproximation runs the model
+    posterior = guide.get_posterior(params)  # now: AutoLaplaceApproximation runs its model for it
     is_diagonal = isinstance(posterior, dist.Normal)
     scale = posterior.scale if is_diagonal else posterior.scale_tril
     return functools.partial(_reordered, guide, Gaussian(posterior.loc, scale))
 
 
 def _reordered(guide: AutoContinuous, gaussian: Gaussian, packing: Packing) -> Gaussian:
-    """``gaussian``, in the order of ``guide``'s own sites, in that of ``packing``."""
+    """``gaussian``, whose dimensions are in the order of ``guide``, in the order of ``packing``."""
     order = packing.pack(guide._unpack_latent(jnp.arange(gaussian.loc.size)))
     loc, scale = gaussian.loc[order], gaussian.scale[order]
     if scale.ndim == 2:
-        # Any factor of the covariance, turned into the triangular one.
+        # The reordered factor is not triangular; this is the triangular one of the covariance.
         upper = jnp.linalg.qr(scale.T, mode="r")
         scale = jnp.where(jnp.diag(upper) < 0, -upper.T, upper.T)
     return Gaussian(loc, scale)
@@ -95,17 +110,18 @@ def pathfinder_start(
     loc: Array,
     scale: float,
 ) -> Gaussian:
-    """The Gaussian that Pathfinder finds, for all data where the model subsamples them.
+    """The Gaussian that Pathfinder finds. If the model subsamples its data, it is for all of them.
 
     Args:
       key: PRNG key.
-      potential_fn: minus the log-density, of unconstrained values by site.
+      potential_fn: minus the log-density, a function of unconstrained values by site.
       trace: a trace of the model, for its plates.
       packing: how the values make a vector.
       loc: where to start.
-      scale: standard deviations around ``loc``, where no density on the way is finite.
+      scale: standard deviations of a Gaussian around ``loc``, which is the result if Pathfinder
+        finds no finite density.
     """
-    # Seeded, for models that draw minibatches.
+    # The seed is for models that draw minibatches.
     seeded = handlers.seed(potential_fn, 0)
 
     def of_all_data(latent: Array) -> Array:
@@ -118,7 +134,7 @@ def pathfinder_start(
         potential = of_all_data
         try:
             jax.eval_shape(potential, loc)
-        except (TypeError, ValueError):  # the model has been given the rows of a minibatch only
+        except (TypeError, ValueError):  # the model is given only the rows of a minibatch
             potential = of_given_data
         found = jax.jit(lambda key, x: pathfinder(key, potential, x))(key, loc)
     is_finite = jnp.isfinite(found.loc).all() & jnp.isfinite(found.scale).all()
@@ -128,15 +144,11 @@ def pathfinder_start(
 
 
 def _more_rows(trace: Trace) -> dict[str, Array | int]:
-    """For each subsampled plate the elements that Pathfinder sees: all, or so many at random."""
-    plates = {
-        name: site["args"]
-        for name, site in trace.items()
-        if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0])
-    }
-    # Plates may be nested.
-    most = int(MAX_ROWS ** (1 / max(len(plates), 1)))
-    counts = {name: min(size, max(most, num)) for name, (size, num) in plates.items()}
+    """The elements of each subsampled plate for Pathfinder: all, or a number to draw at random."""
+    sizes = {name: pair for name, pair in plate_sizes(trace).items() if pair[0] != pair[1]}
+    # Plates may be nested, and their sizes multiply.
+    limit = int(MAX_ROWS ** (1 / max(len(sizes), 1)))
     return {
-        name: jnp.arange(num) if num == plates[name][0] else num for name, num in counts.items()
+        name: jnp.arange(size) if size <= max(limit, num) else max(limit, num)
+        for name, (size, num) in sizes.items()
     }

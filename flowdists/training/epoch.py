@@ -154,7 +154,7 @@ def run_epoch(
 
     state, losses = jax.lax.scan(step, state, (batches, noise_keys))
     candidate = state.parameters if state.average is None else state.average
-    finite = jnp.isfinite(losses).all() & _all_finite(candidate)
+    finite = jnp.isfinite(losses).all() & all_finite(candidate)
     if held_out is None:
         validation, improved = None, finite
         loss = losses.mean()
@@ -174,7 +174,8 @@ def _move(average: Parameters, parameters: Parameters, decay: float, step: Array
     return jax.tree.map(lambda a, p: (a + rate * (p - a)).astype(a.dtype), average, parameters)
 
 
-def _all_finite(tree: Any) -> Array:
+def all_finite(tree: Any) -> Array:
+    """Whether all numbers in a pytree of arrays are finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 

@@ -33,7 +33,8 @@ def make_optimizer(
     if optimizer is None:
         rate = _check.positive(caller, "learning_rate", learning_rate)
         optimizer = default_optimizer(rate, num_steps)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+    # NumPyro's optimizers have `init` and `update` too, but with other arguments.
+    if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             f"{caller}: `optimizer` must be an optax optimizer, as `optax.adam(1e-3)`, got "
             f"{type(optimizer).__name__}"

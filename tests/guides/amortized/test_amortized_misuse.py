@@ -145,6 +145,15 @@ class TestMisuse:
         with pytest.raises(ValueError, match=r"given, of shape \(\*batch, 1\)"):
             guide.local_posterior(params, self.X)
 
+    def test_parameters_that_are_missing(self):
+        guide = gaussian_guide(linear_gaussian)
+        params = drawn_params(guide, self.X)
+        missing = sorted(params)[0]
+        del params[missing]
+        with pytest.raises(ValueError, match="AutoAmortizedFlow: `params` must hold") as raised:
+            guide.local_posterior(params, self.X)
+        assert missing in str(raised.value)
+
     def test_a_model_whose_latent_variables_change(self):
         def model(x, size):
             with numpyro.plate("data", len(x)):

@@ -1,10 +1,10 @@
-"""A guide's first look at its model: what may go wrong, and what needs it."""
+"""The stages of a guide: before and after it has seen its model, and with trained parameters."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from numpyro import handlers
@@ -14,24 +14,43 @@ from flowdists._model_sites import latent_sites
 
 
 def check_set_up(guide: AutoGuide, caller: str) -> None:
-    """The guide has seen its model, which its method ``caller`` needs.
+    """Check that the guide has seen its model, as its method ``caller`` needs.
 
     Raises:
       ValueError: if it has not.
     """
     if guide.prototype_trace is None:
         raise ValueError(
-            f"{type(guide).__name__}.{caller}: the guide has not seen its model yet; run "
-            "`SVI.init`, or call `sample_posterior` with the model's arguments, first"
+            f"{type(guide).__name__}.{caller}: the guide has not seen its model yet; first run "
+            "`SVI.init`, or call `sample_posterior` with the model's arguments"
         )
+
+
+def at_params(guide: AutoGuide, module: Callable[[], Any], params: dict[str, Any]) -> Any:
+    """The result of ``module``, a part of the guide, where its parameters are ``params``.
+
+    Raises:
+      ValueError: if ``params`` lacks one of them.
+    """
+
+    def look_up(site: dict[str, Any]) -> Any:
+        if site["type"] == "param" and site["name"] not in params:
+            raise ValueError(
+                f"{type(guide).__name__}: `params` must hold {site['name']!r}, got only "
+                f"{sorted(params)}"
+            )
+        return params.get(site["name"])
+
+    # Blocked, because inside another model these are values, not parameters to train.
+    return handlers.block(handlers.substitute(module, substitute_fn=look_up))()
 
 
 @contextlib.contextmanager
 def setting_up(guide: AutoGuide, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-    """Around the first run of a guide's model: after an error, the guide has not seen its model.
+    """A context for the first run of the model: after an error, the guide has not seen its model.
 
     Raises:
-      ValueError: in place of another error, if the model has discrete latent sites.
+      ValueError: in place of any other error, if the model has discrete latent sites.
     """
     try:
         yield
@@ -42,7 +61,7 @@ def setting_up(guide: AutoGuide, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def _refuse_discrete(guide: AutoGuide, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Name the discrete latent sites. NumPyro asks for a package that would not help."""
+    # NumPyro's own error asks for a package that would not help.
     strategy = guide.init_loc_fn
     strategy = strategy if isinstance(strategy, functools.partial) else strategy()
     model = handlers.substitute(handlers.seed(guide.model, 0), substitute_fn=strategy)
