@@ -78,8 +78,8 @@ def no_context(caller: str, value: Any) -> None:
     """Raise if a layer without a ``context_shape`` was given a context."""
     if value is not None:
         raise ValueError(
-            f"{caller}: `context` was given (shape {jnp.shape(value)}), expected None: this was "
-            "built without `context_shape`"
+            f"{caller}: `context` was given (shape {jnp.shape(value)}), expected None: this layer "
+            "was built without `context_shape`"
         )
 
 

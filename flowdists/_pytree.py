@@ -1,9 +1,9 @@
 """Classes that are pytrees: fields are leaves unless they are declared static.
 
-Bijectors, networks and conditional flows all follow one rule: *the leaves are the parameters,
-all of them and nothing else*. Configuration (shapes, masks, orders, activation functions) is
-declared with :func:`static` and lives in the tree's structure, where it must be hashable and have
-a plain ``==``, so that a jitted function is compiled once for all values of the parameters.
+Bijectors, networks and conditional flows all follow one rule: *the leaves are exactly the
+parameters*. Configuration (shapes, masks, orders, activation functions) is declared with
+:func:`static` and is part of the tree's structure. It must be hashable and have a plain ``==``, so
+that a jitted function is compiled once for all values of the parameters.
 """
 
 from __future__ import annotations

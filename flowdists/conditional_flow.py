@@ -109,7 +109,7 @@ class ConditionalFlow:
             values = np.asarray(context)
             if not np.isfinite(values).all():
                 found = "NaN" if np.isnan(values).any() else "infinity"
-                raise ValueError(f"{caller}: `context` must be finite, got {found} in it")
+                raise ValueError(f"{caller}: `context` must be finite, got {found}")
         return context
 
     def data_init(self, x: Array, context: Array) -> ConditionalFlow:

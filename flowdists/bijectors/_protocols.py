@@ -47,7 +47,7 @@ class Protocols(Transform, distrax.Bijector):
 
     @property
     def domain(self) -> constraints.Constraint:
-        """The set of inputs of ``forward``."""
+        """The set of valid inputs of ``forward``."""
         return real_constraint(self.event_ndims_in)
 
     @property

@@ -26,9 +26,10 @@ class Coupling(Bijector):
     r"""A coupling layer, made of a mask, a conditioner and a transformer.
 
     From Dinh, Sohl-Dickstein and Bengio 2017 (https://arxiv.org/abs/1605.08803). The mask splits an
-    event into ``(a, b)``. ``forward`` computes ``a' = a`` and ``b' = T(b; conditioner(a,
-    context))``, where the transformer ``T`` is monotone in every element. The log-determinant is
-    the sum of the log-slopes of ``T``. Both directions cost one evaluation of the conditioner.
+    event into ``(a, b)``. ``forward`` computes ``a' = a`` and
+    ``b' = T(b; conditioner(a, context))``, where the transformer ``T`` is monotone in every
+    element. The log-determinant is the sum of the log-slopes of ``T``. Both directions cost one
+    evaluation of the conditioner.
 
     Args:
       key: PRNG key for the conditioner's parameters.

@@ -26,7 +26,7 @@ class Support(Foreign):
 
     Raises:
       TypeError: if it is not a constraint.
-      NotImplementedError: if NumPyro knows no bijection for it (a discrete support).
+      NotImplementedError: if NumPyro has no bijection for it (a discrete support).
 
     >>> from numpyro.distributions import constraints
     >>> layer = fd.bijectors.Support(constraints.interval(-1.0, 3.0))
@@ -55,7 +55,7 @@ def to_support(constraint: constraints.Constraint) -> Bijector:
 
     Raises:
       TypeError: if it is not a constraint.
-      NotImplementedError: if NumPyro knows no bijection for it (a discrete support).
+      NotImplementedError: if NumPyro has no bijection for it (a discrete support).
 
     >>> import jax.numpy as jnp
     >>> from numpyro.distributions import constraints

@@ -47,7 +47,7 @@ class Image(constraints.greater_than):
         x = jnp.asarray(x, jnp.result_type(x, float))
         inside, event_ndims = True, self.event_dim
         for layer in reversed(self.bijector.composition):
-            # Outside of a layer's codomain there is no inverse, or one that looks like any other.
+            # Outside of a layer's codomain the inverse is undefined, or looks valid.
             inside = inside & lift_constraint(layer.codomain, event_ndims)(x)
             event_ndims += layer.event_ndims_in - layer.event_ndims_out
             x = layer.inverse(x)

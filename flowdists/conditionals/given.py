@@ -110,7 +110,7 @@ def _patterns(bijector: Bijector, size: int) -> list[np.ndarray]:
 def _pivots(
     patterns: Sequence[np.ndarray], partitions: Sequence[Partition]
 ) -> tuple[int, ...] | None:
-    """Which of the known latent variables each observed element is the last to determine."""
+    """For each observed element, the known latent variable on the diagonal of their Jacobian."""
     pairs = elimination_order(compose(patterns))
     observed, known = partitions[0].kept, partitions[-1].kept
     return tuple(known.index(pairs[j]) for j in observed) if pairs.keys() >= set(observed) else None
@@ -148,10 +148,10 @@ def _where_possible(known: dist.Distribution, layer: Remainder) -> Remainder:
 
 
 def _marginal(base: dist.Distribution, elements: tuple[int, ...]) -> dist.Distribution:
-    """The distribution of some elements of a base with independent ones.
+    """The distribution of some elements of a base with independent elements.
 
     Raises:
-      TypeError: if it is not known to have these.
+      TypeError: if the elements of the base are not known to be independent.
     """
     scalar = bare_base(base)
     if isinstance(scalar, StandardNormal | StandardLogistic):
@@ -223,7 +223,7 @@ def _check_indices(indices: Any, size: int) -> tuple[int, ...]:
         raise ValueError(f"given: `indices` must be distinct, got {given_indices}")
     if not 0 < len(positions) < size:
         raise ValueError(
-            f"given: `indices` must name at least one of {size} elements, and not all, got "
-            f"{given_indices}"
+            f"given: `indices` must name at least one of {size} elements, and leave at least one, "
+            f"got {given_indices}"
         )
     return positions

@@ -131,7 +131,7 @@ class Remainder(Bijector):
         return observed
 
     def _latents_and_log_det(self) -> tuple[Array, Array]:
-        """The known inputs, and the log-determinant of their Jacobian by the observation."""
+        """The known inputs, and their log-determinant with respect to the observation."""
         observed = self.observed.astype(jnp.result_type(self.observed, jnp.float32))
         # In reverse mode, because stacks with memory="invert" have no forward mode.
         latents, pull_back = jax.vjp(self.latents, observed)
@@ -141,7 +141,7 @@ class Remainder(Bijector):
         return latents, jnp.where(_is_possible(latents), log_det, jnp.nan)
 
     def _log_det(self, jacobian: Array) -> Array:
-        """Of matrices ``(*batch, k, k)``, known inputs by observed outputs."""
+        """Log-determinants of matrices ``(*batch, k, k)``, known inputs by observed outputs."""
         *batch, size, _ = jacobian.shape
         if self.pivots is not None:
             diagonal = jacobian[..., np.array(self.pivots), np.arange(size)]

@@ -78,7 +78,7 @@ class Architecture:
     def mask(self, index: int) -> np.ndarray:
         """The mask of linear layer ``index``, of shape ``(outputs, inputs)`` and dtype bool.
 
-        For the last layer it is that of one parameter, ``(event_size, inputs)``.
+        For the last layer it is the mask for one parameter, ``(event_size, inputs)``.
         """
         source, target = (_degrees(sizes) for sizes in self._sides(index))
         if index == 0:

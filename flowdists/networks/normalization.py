@@ -61,7 +61,7 @@ def channel_statistics(
 
 
 def _power_of_two(largest: Array) -> Array:
-    """A power of two, of half the size of ``largest``, whose reciprocal is a normal number too."""
+    """A power of two, a quarter to half of ``largest``, whose reciprocal is a normal number too."""
     normal = jnp.where(largest >= 2 * jnp.finfo(largest.dtype).tiny, largest, 1.0)
     mantissa, _ = jnp.frexp(normal)
     return normal / (4 * mantissa)

@@ -27,8 +27,8 @@ class Stage(NamedTuple):
 
     Attributes:
       weight: ``(sum(row_sizes), sum(column_sizes))``, block lower triangular.
-      row_sizes: how many of its outputs each level has.
-      column_sizes: how many of its inputs each level has.
+      row_sizes: number of outputs in each level.
+      column_sizes: number of inputs in each level.
     """
 
     weight: Array
