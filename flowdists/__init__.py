@@ -1,11 +1,11 @@
-"""Normalizing flows that are NumPyro distributions, made of layers that distrax knows as well.
+"""Normalizing flows for NumPyro and distrax.
 
-The bijectors are at once :class:`numpyro.distributions.transforms.Transform`,
-:class:`distrax.Bijector` and pytrees whose leaves are their parameters. ``forward`` takes the base
-to the data, ``inverse`` the data to the base.
+Every flow is a NumPyro distribution. Every layer is a
+:class:`numpyro.distributions.transforms.Transform`, a :class:`distrax.Bijector` and a pytree whose
+leaves are its parameters. ``forward`` maps the base to the data, ``inverse`` the data to the base.
 """
 
-import flowdists._distrax  # noqa: F401 (first, for its error)
+import flowdists._distrax  # noqa: F401 (imported first, for its error message)
 from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform
 from flowdists.bijectors import (
     ActNorm,

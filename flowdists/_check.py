@@ -1,4 +1,4 @@
-"""Checks of what users hand in. An error names the argument, what was given, what was expected."""
+"""Checks of arguments. An error names the argument, what was given and what was expected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def float_array(caller: str, argument: str, value: Any) -> jax.Array:
 
 
 def no_nan(caller: str, argument: str, value: Any) -> None:
-    """No element of ``value`` is known to be NaN."""
+    """Raise if an element of ``value`` is known to be NaN."""
     if isinstance(value, jax.core.Tracer):
         return
     undefined = int(np.isnan(np.asarray(value)).sum())
@@ -46,7 +46,7 @@ def no_nan(caller: str, argument: str, value: Any) -> None:
 def event_shape(
     caller: str, argument: str, given: Shape, expected: Shape | None, ndims: int
 ) -> None:
-    """The last axes of ``given`` are an event of the ``expected`` shape."""
+    """Raise unless the last axes of ``given`` are an event of the ``expected`` shape."""
     wanted = f"(*batch, {', '.join(map(str, expected))})" if expected else f"{ndims} event axes"
     if len(given) < ndims or (expected is not None and given[len(given) - ndims :] != expected):
         raise ValueError(f"{caller}: `{argument}` has shape {tuple(given)}, expected {wanted}")
@@ -64,7 +64,7 @@ def context(caller: str, value: Any, expected: Shape) -> jax.Array:
 
 
 def joint_batch(caller: str, argument: str, batch: Shape, context_batch: Shape) -> Shape:
-    """The batch shape that those of a value and of its context broadcast to."""
+    """The shape to which the batch shapes of a value and of its context broadcast."""
     try:
         return jnp.broadcast_shapes(batch, context_batch)
     except ValueError:
@@ -75,16 +75,16 @@ def joint_batch(caller: str, argument: str, batch: Shape, context_batch: Shape) 
 
 
 def no_context(caller: str, value: Any) -> None:
-    """A layer without a ``context_shape`` was given no context."""
+    """Raise if a layer without a ``context_shape`` was given a context."""
     if value is not None:
         raise ValueError(
-            f"{caller}: `context` was given (shape {jnp.shape(value)}), expected None: this was "
-            "built without `context_shape`"
+            f"{caller}: `context` was given (shape {jnp.shape(value)}), expected None: this layer "
+            "was built without `context_shape`"
         )
 
 
 def key(caller: str, value: Any) -> jax.Array:
-    """``value`` is one PRNG key, of the new style or the old."""
+    """``value``, if it is a single PRNG key, typed or raw."""
     is_typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     if is_typed and value.shape == ():
         return value
@@ -149,13 +149,13 @@ def positive(caller: str, argument: str, value: Any) -> float:
 
 
 def function(caller: str, argument: str, value: Any) -> None:
-    """``value`` can be called."""
+    """Raise unless ``value`` can be called."""
     if not callable(value):
         raise TypeError(f"{caller}: `{argument}` must be a function, got {type(value).__name__}")
 
 
 def one_of(caller: str, argument: str, value: Any, allowed: Sequence[str]) -> Any:
-    """``value`` is one of the ``allowed`` names."""
+    """``value``, if it is one of the ``allowed`` names."""
     if value not in allowed:
         raise ValueError(f"{caller}: `{argument}` must be one of {tuple(allowed)}, got {value!r}")
     return value

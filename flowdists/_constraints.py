@@ -1,4 +1,4 @@
-"""Sets of values: NumPyro's constraints compared, lifted to events, and respected by densities."""
+"""NumPyro's constraints as sets: compared, lifted to events, and respected by densities."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def lift_constraint(constraint: Constraint, event_ndims: int) -> Constraint:
 
 
 def is_real(constraint: Constraint) -> bool:
-    """Whether ``constraint`` surely holds everywhere."""
+    """Whether ``constraint`` is known to hold everywhere."""
     return same(constraint, real_constraint(constraint.event_dim))
 
 
 def bounds(constraint: Constraint) -> tuple[Any, Any] | None:
-    """The lower and the upper bound of each element, or None for a set of another kind."""
+    """The lower and the upper bound of each element, or None for a set without such bounds."""
     constraint = _of_elements(constraint)
     if constraint is constraints.real:
         return -math.inf, math.inf
@@ -47,7 +47,7 @@ def bounds(constraint: Constraint) -> tuple[Any, Any] | None:
         return constraint.lower_bound, constraint.upper_bound
     if isinstance(constraint, constraints.less_than):
         return -math.inf, constraint.upper_bound
-    # The image of a set is such a constraint for NumPyro's sake, without a bound.
+    # `Image` is such a constraint because NumPyro needs it to be one, but it has no bound.
     is_half_line = isinstance(constraint, constraints.greater_than)
     if is_half_line and constraint.lower_bound is not None:
         return constraint.lower_bound, math.inf
@@ -55,7 +55,7 @@ def bounds(constraint: Constraint) -> tuple[Any, Any] | None:
 
 
 def same(a: Constraint, b: Constraint) -> bool:
-    """Whether two constraints surely are the same set, up to its boundary.
+    """Whether two constraints are known to be the same set, up to its boundary.
 
     Numbers are compared. Arrays are never equal: a traced array has no known value.
     """
@@ -70,7 +70,7 @@ def same(a: Constraint, b: Constraint) -> bool:
 
 
 def with_own_bounds(constraint: Constraint) -> Constraint:
-    """``constraint`` with arrays as bounds, which :func:`same` never takes for equal."""
+    """``constraint`` with arrays as bounds, which are never equal for :func:`same`."""
     if bounds(constraint) is None:
         return constraint
     return jax.tree.map(lambda leaf: np.asarray(leaf) if is_number(leaf) else leaf, constraint)
@@ -82,16 +82,17 @@ def is_number(leaf: Any) -> bool:
 
 
 def replace_outside(constraint: Constraint, value: Array, inside: Array) -> Array:
-    """``value`` with a point of ``constraint`` for each event that is not ``inside``.
+    """``value``, where a point of ``constraint`` replaces each event that is not ``inside``.
 
-    If a NaN arose there and was discarded afterwards, the gradient would still be NaN.
+    Without it, such an event could produce a NaN, and the gradient would be NaN even if the result
+    is discarded.
     """
     feasible = jnp.asarray(constraint.feasible_like(value), value.dtype)
     return jnp.where(jnp.expand_dims(inside, _last(constraint.event_dim)), value, feasible)
 
 
 def mask_density(constraint: Constraint, value: Array, inside: Array, log_density: Array) -> Array:
-    """``log_density``, but ``-inf`` for events not ``inside``, and NaN for those with a NaN."""
+    """``log_density``, but ``-inf`` for events not ``inside``, and NaN for events with a NaN."""
     undefined = jnp.isnan(value).any(_last(constraint.event_dim))
     return jnp.where(undefined, jnp.nan, jnp.where(inside, log_density, -jnp.inf))
 
@@ -101,8 +102,8 @@ def within_bounds(
 ) -> tuple[Array, Array]:
     """``run(value)`` inside the bounds of ``constraint``; outside, a log-determinant of ``-inf``.
 
-    The bounds themselves count as outside. A set that is not bounded element by element (such as a
-    simplex) is not checked: its points satisfy it only up to rounding, and a check would turn
+    The bounds themselves count as outside. A set without elementwise bounds (a simplex, for
+    example) is not checked: its points satisfy it only up to rounding, and a check would turn
     rounding errors into a density of zero.
     """
     if bounds(constraint) is None or is_real(constraint):
@@ -120,7 +121,7 @@ def only_inside(
 ) -> tuple[Array, Array]:
     """``run(value)`` for events that are ``inside``; for others a log-determinant of ``-inf``.
 
-    In place of the others ``run`` sees a point of ``constraint``, so that its result and its
+    ``run`` sees a point of ``constraint`` in place of the others, so that its result and its
     gradient are finite. NaN is neither inside nor outside: it stays NaN.
     """
     inside = inside | jnp.isnan(value).any(_last(constraint.event_dim))

@@ -1,4 +1,4 @@
-"""Import distrax, or say which versions clash: it can break against a JAX newer than itself."""
+"""Import distrax, or name the versions that do not fit: a new JAX can break an older distrax."""
 
 from importlib.metadata import PackageNotFoundError, version
 

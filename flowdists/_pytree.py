@@ -1,9 +1,9 @@
 """Classes that are pytrees: fields are leaves unless they are declared static.
 
-Bijectors, networks and conditional flows all follow one rule: *the leaves are the parameters,
-all of them and nothing else*. Configuration (shapes, masks, orders, activation functions) is
-declared with :func:`static` and lives in the tree's structure, where it must be hashable and have
-a plain ``==``, so that a jitted function is compiled once for all values of the parameters.
+Bijectors, networks and conditional flows all follow one rule: *the leaves are exactly the
+parameters*. Configuration (shapes, masks, orders, activation functions) is declared with
+:func:`static` and is part of the tree's structure. It must be hashable and have a plain ``==``, so
+that a jitted function is compiled once for all values of the parameters.
 """
 
 from __future__ import annotations
@@ -111,15 +111,15 @@ def is_float_array(leaf: Any) -> bool:
 
 
 def is_traced(leaf: Any) -> bool:
-    """Whether ``leaf`` of a foreign pytree stands for a value that is not known yet."""
+    """Whether ``leaf`` of a foreign pytree is a tracer, whose value is not known."""
     return isinstance(leaf, jax.core.Tracer)
 
 
 class Partitioned:
-    """A foreign pytree split into leaves of ours and configuration, which joins the structure.
+    """A foreign pytree, split into leaves that stay leaves and configuration.
 
-    It lets an object whose leaves are not all parameters (an Equinox module carries its activation
-    function as a leaf) stand inside ours.
+    The configuration becomes part of the tree's structure. This allows objects whose leaves are not
+    all parameters (an Equinox module, for example, has its activation function as a leaf).
 
     Args:
       tree: the foreign pytree.
@@ -134,7 +134,7 @@ class Partitioned:
         self._rest = Frozen([None if is_ours else leaf for is_ours, leaf in slots])
 
     def merge(self) -> Any:
-        """The tree this was made from, with the current leaves."""
+        """The original tree, with the current leaves."""
         ours = iter(self.leaves)
         slots = zip(self._slots, self._rest.value, strict=True)
         leaves = [next(ours) if is_ours else other for is_ours, other in slots]

@@ -13,10 +13,10 @@ Shape = tuple[int, ...]
 
 
 class Scanned(dist.Distribution):
-    """The distributions of all steps of a scan, whose leaves have the steps as first axis.
+    """The distributions of all steps of a scan, with the steps as the first axis of each leaf.
 
-    NumPyro scores the values of all steps at once, by a distribution that it takes to broadcast,
-    which layers do not.
+    NumPyro scores the values of all steps at once, and expects the distribution to broadcast over
+    the steps. Layers do not broadcast over an axis of their parameters.
     """
 
     pytree_data_fields = ("step",)
@@ -27,7 +27,7 @@ class Scanned(dist.Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the first step; NumPyro takes each step's own where it matters, in the scan."""
+        """The first step's; inside of the scan, where it matters, NumPyro uses each step's own."""
         return jax.tree.map(lambda leaf: leaf[0], self.step).support
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
@@ -44,6 +44,6 @@ class Scanned(dist.Distribution):
 
 
 def scanned(step: dist.Distribution) -> dist.Distribution:
-    """The distributions of all steps, from that of one with leaves as a scan has stacked them."""
+    """The distributions of all steps, from a distribution whose leaves a scan has stacked."""
     leaves = jax.tree.leaves(step)
     return Scanned(step, leaves[0].shape[0]) if leaves else step

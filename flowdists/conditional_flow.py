@@ -1,4 +1,4 @@
-"""Flows that wait for a context."""
+"""Flows that take a context."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from flowdists.flow import Flow, Recipe, check_data, check_parts, title
 
 
 class ConditionalFlow:
-    """A flow for every context: :meth:`condition` gives an ordinary :class:`Flow`.
+    """A flow for every context: :meth:`condition` returns an ordinary :class:`Flow`.
 
     Its leaves are those of the bijector and those of the base, if it has any.
 
     Args:
       base: a NumPyro distribution.
       bijector: a bijector with a ``context_shape``.
-      recipe: what the flow was built from, for :func:`~flowdists.save`.
-      num_classes: if the contexts are one-hot classes, their number: integer labels are then
-        contexts as well.
+      recipe: how the flow was built, for :func:`~flowdists.save`.
+      num_classes: the number of classes, if contexts are one-hot classes. Integer labels are then
+        valid contexts too.
 
     Raises:
-      TypeError: if ``base`` is not a NumPyro distribution, or ``bijector`` no bijector.
+      TypeError: if ``base`` is not a NumPyro distribution, or ``bijector`` is not a bijector.
       ValueError: if the bijector takes no context.
 
     >>> layer = AffineCoupling(jax.random.key(0), (3,), context_shape=(2,))
@@ -78,28 +78,28 @@ class ConditionalFlow:
         return self.bijector.forward_shape(self.base.event_shape) if shape is None else shape
 
     def condition(self, context: Array) -> Flow:
-        """Return the flow given ``context``; its batch shape is the context's.
+        """Return the flow given ``context``. Its batch shape is that of the context.
 
         Gradients flow into the context.
 
         Args:
-          context: ``(*batch, *context_shape)``, floating point; or, of a flow with classes, labels
-            of shape ``batch``. The dtype decides: ints are labels, one-hot rows are floats.
+          context: ``(*batch, *context_shape)``, floating point; or, for a flow with classes, labels
+            of shape ``batch``. The dtype decides: ints are labels, floats are one-hot rows.
 
         Raises:
           TypeError: if the context is not floating point.
-          ValueError: if it has another shape, or is None or not finite, or a label is out of range.
-            Under ``jit`` NaN and labels out of range make densities and samples NaN.
+          ValueError: if it has another shape, is None or not finite, or a label is out of range.
+            Under ``jit``, NaN and labels out of range make densities and samples NaN.
         """
         context = self.as_context("ConditionalFlow.condition", context)
         # An embedding is applied here, once for all draws and densities.
         return Flow(self.base, Conditioned(*self.bijector.resolve_context(context)))
 
     def as_context(self, caller: str, value: Any) -> Array:
-        """``value`` as the bijector takes it: labels one-hot, and its shape checked.
+        """``value`` as the bijector takes it: labels become one-hot, and the shape is checked.
 
         Args:
-          caller: what to call the caller in an error message.
+          caller: name of the caller, for error messages.
           value: as in :meth:`condition`.
         """
         if self.num_classes is not None and jnp.issubdtype(jnp.result_type(value), jnp.integer):
@@ -109,20 +109,20 @@ class ConditionalFlow:
             values = np.asarray(context)
             if not np.isfinite(values).all():
                 found = "NaN" if np.isnan(values).any() else "infinity"
-                raise ValueError(f"{caller}: `context` must be finite, got {found} in it")
+                raise ValueError(f"{caller}: `context` must be finite, got {found}")
         return context
 
     def data_init(self, x: Array, context: Array) -> ConditionalFlow:
         """Return the flow whose data-dependent layers are initialized from ``x``.
 
         Args:
-          x: a batch, ``(batch, *event_shape)``.
+          x: a batch of data, ``(batch, *event_shape)``.
           context: the context of each row, ``(batch, *context_shape)``; or labels, as in
             :meth:`condition`.
 
         Raises:
           TypeError: if ``x`` or the context is not floating point.
-          ValueError: as in :meth:`condition`, or if ``x`` is not what the bijector takes for data.
+          ValueError: as in :meth:`condition`, or if ``x`` cannot be data for the bijector.
         """
         x = check_data("ConditionalFlow.data_init", x, self.bijector)
         context = self.as_context("ConditionalFlow.data_init", context)

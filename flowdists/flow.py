@@ -30,7 +30,7 @@ from flowdists.bijectors.support_image import image
 
 
 class Recipe(NamedTuple):
-    """What a flow was built from: enough to build one of the same structure."""
+    """How a flow was built: enough to build another one of the same structure."""
 
     name: str
     event_shape: Shape
@@ -40,8 +40,8 @@ class Recipe(NamedTuple):
 class Flow(dist.TransformedDistribution):
     r"""The distribution of ``bijector.forward(z)`` for ``z`` drawn from ``base``.
 
-    A NumPyro :class:`~numpyro.distributions.TransformedDistribution` with the same shapes, support
-    and handlers; ``log_prob`` costs one evaluation of each layer's network, in value and gradient.
+    A NumPyro :class:`~numpyro.distributions.TransformedDistribution`: shapes, support and handlers
+    work as in NumPyro. ``log_prob`` evaluates each layer's network once, in its gradient too.
 
     .. math:: \log p(x) = \log p_z(f^{-1}(x)) + \log|\det \partial f^{-1}(x) / \partial x|
 
@@ -51,11 +51,11 @@ class Flow(dist.TransformedDistribution):
       base: a NumPyro distribution.
       bijector: a :class:`~flowdists.Bijector`, a NumPyro transform or a distrax bijector.
       validate_args: NumPyro's switch for argument checks.
-      recipe: what the flow was built from, for :func:`~flowdists.save`.
+      recipe: how the flow was built, for :func:`~flowdists.save`.
 
     Raises:
-      TypeError: if ``base`` is not a NumPyro distribution, or ``bijector`` no bijector.
-      ValueError: if their event shapes do not fit, or the bijector waits for a context.
+      TypeError: if ``base`` is not a NumPyro distribution, or ``bijector`` is not a bijector.
+      ValueError: if their event shapes do not fit, or the bijector needs a context.
 
     >>> import jax, jax.numpy as jnp
     >>> flow = Flow(StandardNormal((2,)), Affine(jnp.zeros(2), jnp.ones(2)))
@@ -76,7 +76,7 @@ class Flow(dist.TransformedDistribution):
         bijector = check_parts("Flow", base, bijector)
         if bijector.context_shape is not None:
             raise ValueError(
-                f"Flow: `bijector` waits for a context of shape {bijector.context_shape}; use "
+                f"Flow: `bijector` needs a context of shape {bijector.context_shape}; use "
                 "ConditionalFlow(base, bijector).condition(context)"
             )
         missing = bijector.event_ndims_in - base.event_dim
@@ -100,7 +100,7 @@ class Flow(dist.TransformedDistribution):
 
     @property
     def bijector(self) -> Bijector:
-        """The map from base to data. All its leaves are trainable float arrays."""
+        """The map from the base to the data. All its leaves are trainable float arrays."""
         return self.transforms[0]
 
     @property
@@ -112,8 +112,8 @@ class Flow(dist.TransformedDistribution):
     def support(self) -> constraints.Constraint:
         """Where the density may be positive: the image of the base's support.
 
-        One of NumPyro's own constraints where the image is known to be one. In any case NumPyro's
-        ``biject_to`` takes it, so that samplers and guides stay inside.
+        It is one of NumPyro's own constraints if the image is known to be one. In any case
+        NumPyro's ``biject_to`` accepts it, so that samplers and guides stay inside.
         """
         support = self._base_support
         if jax.tree.leaves(self.base_dist):  # its bounds, if any, need not be numbers in a trace
@@ -127,7 +127,7 @@ class Flow(dist.TransformedDistribution):
         return lift_constraint(support, self.base_dist.event_dim)
 
     def log_prob(self, value: Array, intermediates: list[Any] | None = None) -> Array:
-        """Log-density in nats, ``(*sample_shape, *batch_shape)``; of an event with NaN, NaN.
+        """Log-density in nats, ``(*sample_shape, *batch_shape)``; NaN for an event with a NaN.
 
         Args:
           value: ``(*sample_shape, *batch_shape, *event_shape)``.
@@ -140,7 +140,7 @@ class Flow(dist.TransformedDistribution):
         """
         value = _check.float_array("Flow.log_prob", "value", value)
         log_prob = self._log_prob(value, intermediates)
-        # To NumPyro's validation NaN is a value outside of the support, of density zero.
+        # NumPyro's validation treats NaN as a value outside of the support, with density zero.
         undefined = jnp.isnan(value).any(tuple(range(-self.event_dim, 0)))
         return log_prob + jnp.where(undefined, jnp.nan, 0.0)
 
@@ -156,12 +156,12 @@ class Flow(dist.TransformedDistribution):
         """Draw ``(*sample_shape, *batch_shape, *event_shape)``.
 
         Raises:
-          TypeError: for a key that is not a key.
+          TypeError: for an invalid key.
         """
         return self.bijector(self.base_dist.sample(_check.key("Flow.sample", key), sample_shape))
 
     def sample_and_log_prob(self, key: Array, sample_shape: Shape = ()) -> tuple[Array, Array]:
-        """Draw samples and score them, in one evaluation of each layer's network.
+        """Draw samples and score them, with one evaluation of each layer's network.
 
         Args:
           key: PRNG key.
@@ -191,11 +191,11 @@ class Flow(dist.TransformedDistribution):
         """Return the flow whose data-dependent layers (ActNorm) are initialized from ``x``.
 
         Args:
-          x: a batch, ``(batch, *event_shape)``.
+          x: a batch of data, ``(batch, *event_shape)``.
 
         Raises:
           TypeError: if ``x`` is not floating point.
-          ValueError: if ``x`` is not what the bijector takes for data, such as levels of images.
+          ValueError: if ``x`` cannot be data for the bijector (grey levels of images, for example).
         """
         x = check_data("Flow.data_init", x, self.bijector)
         return self.replace(bijector=self.bijector.data_init(x)[0])
@@ -224,11 +224,11 @@ class Flow(dist.TransformedDistribution):
         )
 
     def expand(self, batch_shape: Sequence[int]) -> Flow:
-        """Return the flow with another batch shape, which the present one must broadcast to."""
+        """Return the flow with another batch shape, to which the current one must broadcast."""
         return self.replace(base=self.base_dist.expand(tuple(batch_shape)))
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Flow:
-        """Return the flow whose last batch axes, all of them unless given, are event axes."""
+        """Return the flow with its last batch axes (all by default) turned into event axes."""
         return self.replace(base=self.base_dist.to_event(reinterpreted_batch_ndims))
 
     def to_distrax(self) -> distrax.Transformed:
@@ -236,7 +236,7 @@ class Flow(dist.TransformedDistribution):
         return distrax.Transformed(as_distrax(self.base_dist), self.bijector)
 
     def condition(self, context: Array) -> Flow:
-        """An unconditional flow takes no context: always an error.
+        """Raise an error, because an unconditional flow takes no context.
 
         Raises:
           ValueError: always.
@@ -255,7 +255,7 @@ for _distribution in (Flow, StandardLogistic, StandardNormal, StandardUniform):
 
 
 def check_parts(caller: str, base: Any, bijector: Any) -> Bijector:
-    """``bijector`` as one of ours, if it and ``base`` are parts of a flow."""
+    """``bijector`` as a :class:`~flowdists.Bijector`, if it and ``base`` can form a flow."""
     if not isinstance(base, dist.Distribution):
         raise TypeError(
             f"{caller}: `base` must be a numpyro distribution, got {type(base).__name__}"
@@ -268,7 +268,7 @@ def check_parts(caller: str, base: Any, bijector: Any) -> Bijector:
 
 
 def check_data(caller: str, x: Any, bijector: Bijector) -> Array:
-    """``x`` as a floating-point array, if ``bijector`` takes it for data."""
+    """``x`` as a floating-point array, if it can be data for ``bijector``."""
     bijector.check_data(caller, "x", x)
     return _check.float_array(caller, "x", x)
 

@@ -1,4 +1,4 @@
-"""Base distributions: standard ones without leaves, and what a flow needs of any base."""
+"""Base distributions: standard ones without leaves, and what a flow needs from any base."""
 
 from flowdists.bases.convert import as_distrax, make_base
 from flowdists.bases.description import BaseSpec, bare_base, build_base, describe_base

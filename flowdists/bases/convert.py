@@ -1,4 +1,4 @@
-"""From what a user gives as a base to what a flow takes, and from there to distrax."""
+"""Conversion of a user's argument to a base distribution, and of a base to distrax."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def make_base(caller: str, base: Any, event_shape: Shape) -> dist.Distribution:
     """Turn a recipe's ``base`` into a distribution over events of ``event_shape``.
 
     Args:
-      caller: the name of the recipe, for error messages.
-      base: None for a standard normal; or a NumPyro distribution whose event has ``event_shape``,
-        or whose batch and event together have it or broadcast to it, as a scalar one does.
+      caller: name of the recipe, for error messages.
+      base: None for a standard normal; or a NumPyro distribution with this ``event_shape``, or
+        whose batch and event shape together broadcast to it (a scalar one, for example).
       event_shape: shape of one event.
 
     Raises:
@@ -48,7 +48,7 @@ def make_base(caller: str, base: Any, event_shape: Shape) -> dist.Distribution:
 def as_distrax(base: dist.Distribution) -> distrax.Distribution:
     """``base`` as a distrax distribution with the same batch shape.
 
-    distrax draws from the base at the base's own batch shape, which must be the flow's.
+    distrax samples the base with the base's own batch shape, which must be that of the flow.
     """
     if isinstance(base, StandardNormal):
         shape = base.shape()

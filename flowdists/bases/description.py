@@ -1,8 +1,8 @@
 """Base distributions taken apart: a class, its arguments by name, and the wrappers around it.
 
-Files and training use these rather than the pytree's leaves. The order of NumPyro's leaves follows
-that of a set, and some of them are constrained; a constructor's arguments have names and
-constraints.
+Files and training use these instead of the pytree's leaves. The order of NumPyro's leaves is that
+of a set, which varies, and some leaves are constrained. The arguments of a constructor have names
+and constraints.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STANDARD = {cls.__name__: cls for cls in (StandardLogistic, StandardNormal, Stan
 
 
 class BaseSpec(NamedTuple):
-    """Everything about a base except its arguments; JSON can hold it.
+    """Everything about a base except its arguments, in a form that JSON can hold.
 
     Attributes:
       name: a class in :mod:`numpyro.distributions`, or one of the standard bases here.
@@ -33,10 +33,10 @@ class BaseSpec(NamedTuple):
 
 
 def describe_base(base: dist.Distribution) -> tuple[BaseSpec, dict[str, Any]]:
-    """Take ``base`` apart into its spec and its arguments, numbers or arrays.
+    """Take ``base`` apart into its spec and its arguments, which are numbers or arrays.
 
     Raises:
-      TypeError: if the class is not public in NumPyro, or its arguments do not describe all of it.
+      TypeError: if the class is not public in NumPyro, or its arguments do not define it fully.
     """
     bare, wrappers = unwrap(base)
     if type(bare) in STANDARD.values():
@@ -64,7 +64,7 @@ def bare_base(base: dist.Distribution) -> dist.Distribution:
 
 
 def unwrap(base: dist.Distribution) -> tuple[dist.Distribution, Wrappers]:
-    """``base`` without its wrappers, and these, innermost first."""
+    """``base`` without its wrappers, and the wrappers, innermost first."""
     wrappers: Wrappers = ()
     while type(base) in (dist.ExpandedDistribution, dist.Independent):
         if type(base) is dist.ExpandedDistribution:

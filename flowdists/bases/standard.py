@@ -40,7 +40,7 @@ class Standard(dist.Distribution):
         super().__init__(tuple(batch_shape), shape, validate_args=validate_args)
 
     def options(self) -> dict[str, Any]:
-        """The arguments of the constructor; JSON can hold them."""
+        """The arguments of the constructor, in a form that JSON can hold."""
         return {"event_shape": self.event_shape, "batch_shape": self.batch_shape}
 
     @property
@@ -50,7 +50,7 @@ class Standard(dist.Distribution):
         return constraints.independent(self.element_support, self.event_dim)
 
     def expand(self, batch_shape: Sequence[int]) -> Standard:
-        """The same distribution with another batch shape, which the present one broadcasts to."""
+        """The same distribution with another batch shape, to which the current one broadcasts."""
         target = tuple(batch_shape)
         if not broadcasts_to(self.batch_shape, target):
             raise ValueError(f"expand: `batch_shape` must extend {self.batch_shape}, got {target}")
@@ -167,7 +167,7 @@ class StandardUniform(Standard):
         super().__init__(event_shape, batch_shape, validate_args=validate_args)
 
     def options(self) -> dict[str, Any]:
-        """The arguments of the constructor; JSON can hold them."""
+        """The arguments of the constructor, in a form that JSON can hold."""
         return {**super().options(), "low": self.low, "high": self.high}
 
     @property

@@ -1,4 +1,4 @@
-"""Bases with another scale, for samples closer to the mode or further from it."""
+"""Bases with another scale, for samples closer to the mode or further away from it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ WITH_SCALE = dist.Cauchy | dist.Gumbel | dist.Laplace | dist.Logistic | dist.Nor
 
 
 def temper(base: dist.Distribution, temperature: Any) -> dist.Distribution:
-    """``base`` with its scale multiplied by ``temperature``; 1 leaves it as it is.
+    """``base`` with its scale multiplied by ``temperature``.
 
-    The result is unvalidated: a temperature of 0, at which every sample is the mode, is allowed.
+    The result does not validate its arguments: a temperature of 0, at which every sample is the
+    mode, is allowed.
 
     Raises:
       TypeError: if the base has no scale.

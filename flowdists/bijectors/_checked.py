@@ -1,4 +1,4 @@
-"""What surrounds the two methods of a layer: checks of what goes in and of what comes out."""
+"""The checks around the two methods of a layer: of their inputs and of their results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def checked(method: Callable[..., Any], direction: Direction) -> Callable[..., A
 def _check_result(
     caller: str, result: tuple[Array, Array], event_ndims: int
 ) -> tuple[Array, Array]:
-    """Give the log-determinant the batch shape of the value; NumPyro would sum a scalar wrongly."""
+    """Broadcast the log-determinant to the batch shape; NumPyro would sum a scalar wrongly."""
     value, log_det = result
     batch = value.shape[: value.ndim - event_ndims]
     if jnp.shape(log_det) not in (batch, ()):

@@ -1,4 +1,4 @@
-"""Events of any rank as vectors, and vectors as the events that they hold."""
+"""Events of any rank as vectors, and vectors as several events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def batch_of(value: Array, event_shape: Shape) -> Shape:
 
 
 def flatten_event(value: Array, event_shape: Shape) -> Array:
-    """``(*batch, *event_shape)`` as ``(*batch, size)``; an empty batch is fine too."""
+    """``(*batch, *event_shape)`` as ``(*batch, size)``; the batch may be empty."""
     return value.reshape(*batch_of(value, event_shape), math.prod(event_shape))
 
 
@@ -29,7 +29,7 @@ def sum_last(value: Array, axes: int) -> Array:
 
 
 def split_vector(value: Array, shapes: Sequence[Shape]) -> tuple[Array, ...]:
-    """The pieces of vectors ``(*batch, size)``, each ``(*batch, *shape)``, one after the other."""
+    """The consecutive pieces of vectors ``(*batch, size)``, each ``(*batch, *shape)``."""
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     pieces = jnp.split(value, ends.tolist(), axis=-1)
     return tuple(p.reshape(*value.shape[:-1], *s) for p, s in zip(pieces, shapes, strict=True))

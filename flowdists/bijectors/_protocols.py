@@ -1,4 +1,4 @@
-"""What NumPyro and distrax ask of a bijector, derived from its two methods and its shapes."""
+"""The interfaces of NumPyro and distrax, derived from a bijector's two methods and its shapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 class Protocols(Transform, distrax.Bijector):
-    """The members of a NumPyro transform and a distrax bijector that an author need not write."""
+    """Members of a NumPyro transform and a distrax bijector that authors do not have to write."""
 
     if TYPE_CHECKING:  # a subclass makes each a field or a property
 
@@ -47,12 +47,12 @@ class Protocols(Transform, distrax.Bijector):
 
     @property
     def domain(self) -> constraints.Constraint:
-        """Where inputs of ``forward`` live."""
+        """The set of valid inputs of ``forward``."""
         return real_constraint(self.event_ndims_in)
 
     @property
     def codomain(self) -> constraints.Constraint:
-        """Where outputs of ``forward`` live: the support of a flow that ends in this layer."""
+        """The set of outputs of ``forward``: the support of a flow that ends in this layer."""
         return real_constraint(self.event_ndims_out)
 
     @property
@@ -69,7 +69,7 @@ class Protocols(Transform, distrax.Bijector):
         return self.inverse_and_log_det(y)[0]
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
-        """Return ``y`` and the log-determinant, which NumPyro hands back when it scores ``y``."""
+        """Return ``y`` and the log-determinant, which NumPyro passes back when it scores ``y``."""
         return self.forward_and_log_det(x)
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:
@@ -127,7 +127,7 @@ class Protocols(Transform, distrax.Bijector):
             return all(a is b or _equal_concrete(a, b) for a, b in pairs)
         return jnp.all(jnp.array([jnp.all(a == b) for a, b in pairs]))
 
-    # NumPyro defines `__eq__` by value, which takes the hash away and with it `jax.jit(layer)`.
+    # NumPyro defines `__eq__` by value. That removes the hash, which `jax.jit(layer)` needs.
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -138,11 +138,11 @@ class Protocols(Transform, distrax.Bijector):
     # distrax's protocol.
 
     def forward(self, x: Array) -> Array:
-        """Compute ``y = f(x)``, base to data."""
+        """Compute ``y = f(x)``, from base to data."""
         return self.forward_and_log_det(x)[0]
 
     def inverse(self, y: Array) -> Array:
-        """Compute ``x = f^{-1}(y)``, data to base."""
+        """Compute ``x = f^{-1}(y)``, from data to base."""
         return self.inverse_and_log_det(y)[0]
 
     @property

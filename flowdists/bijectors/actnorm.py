@@ -1,4 +1,4 @@
-"""ActNorm: an affine map per channel that starts from the data."""
+"""ActNorm: an affine map for each channel, initialized from data."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from flowdists.networks.normalization import channel_statistics
 class ActNorm(Bijector):
     """``y = loc + exp(log_scale) * x``, with one location and scale per channel (the last axis).
 
-    Kingma & Dhariwal 2018. It starts as the identity; :meth:`data_init` sets it so that a given
-    batch, taken through ``inverse``, has mean 0 and standard deviation 1 in every channel. The
-    log-determinant is the number of positions times ``sum(log_scale)``.
+    From Kingma and Dhariwal 2018 (https://arxiv.org/abs/1807.03039). It starts as the identity.
+    :meth:`data_init` sets it so that a given batch, mapped by ``inverse``, has mean 0 and standard
+    deviation 1 in every channel. The log-determinant is the number of positions times
+    ``sum(log_scale)``.
 
     Args:
       event_shape: shape of one event, channels last.
 
     Raises:
-      ValueError: for a bad shape.
+      ValueError: for an invalid shape.
 
     >>> import jax.numpy as jnp
     >>> layer, z = ActNorm((2,)).data_init(jnp.array([[1.0, 5.0], [3.0, 9.0]]))

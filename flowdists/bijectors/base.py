@@ -1,8 +1,8 @@
 """The contract: one object that is a NumPyro transform, a distrax bijector and a pytree.
 
 An author of a layer writes two methods, :meth:`Bijector.forward_and_log_det` and
-:meth:`Bijector.inverse_and_log_det`, and declares the fields of the class. What NumPyro and distrax
-ask of such an object is derived from these in ``_protocols.py``.
+:meth:`Bijector.inverse_and_log_det`, and declares the fields of the class. ``_protocols.py``
+derives the interfaces of NumPyro and distrax from these.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ __all__ = ["Array", "Bijector", "Direction", "Shape"]
 class Bijector(Protocols):
     r"""An invertible, differentiable map with a tractable log-determinant of its Jacobian.
 
-    ``forward`` takes the base to the data (sampling), ``inverse`` the data to the base (density),
-    as in NumPyro and distrax. An instance is a :class:`numpyro.distributions.transforms.Transform`,
-    a :class:`distrax.Bijector` and a pytree whose leaves are its parameters, all floating point.
+    ``forward`` maps the base to the data (sampling), ``inverse`` the data to the base (density), as
+    in NumPyro and distrax. An instance is a :class:`numpyro.distributions.transforms.Transform`, a
+    :class:`distrax.Bijector` and a pytree whose leaves are its parameters, all floating point.
 
     **To write a layer**, subclass, annotate the fields (parameters as they are, configuration as
     ``static()``), provide ``event_shape``, and write the two methods. Inputs have shape
-    ``(*batch, *event_shape)``; log-determinants have the shape ``batch``, in nats. Both methods are
-    wrapped on definition: a scalar log-determinant is broadcast to the batch; the input arrives as
-    a floating-point array whose event shape has been checked; ``context`` is given exactly if
-    ``context_shape`` is set, and then the input has been broadcast to the joint batch shape (the
-    context has not: its batch may have fewer axes, so that work on it is not repeated).
+    ``(*batch, *event_shape)``; log-determinants have the shape ``batch``, in nats.
+
+    Both methods are wrapped when the class is defined. The input arrives as a floating-point array
+    whose event shape has been checked, and a scalar log-determinant is broadcast to the batch. If
+    ``context_shape`` is set, the method gets a ``context``, and an input that has been broadcast to
+    the joint batch shape. The context itself is not broadcast: its batch may have fewer axes, so
+    that work on it is not repeated.
 
     >>> import jax.numpy as jnp
     >>> class Scale(Bijector):
@@ -55,10 +57,10 @@ class Bijector(Protocols):
     [1. 1.] 1.0
 
     Attributes:
-      event_shape: shape of one event on the base side, or None where any shape of
-        ``event_ndims_in`` dimensions will do.
+      event_shape: shape of one event on the base side, or None if every shape of
+        ``event_ndims_in`` dimensions is valid.
       event_shape_out: shape of one event on the data side; ``event_shape`` unless overridden.
-      context_shape: shape of one context, or None for a layer that takes none.
+      context_shape: shape of one context, or None for a layer without a context.
       cheap_direction: the direction that costs one evaluation of a layer's network. NumPyro's
         ``log_abs_det_jacobian`` uses it.
       is_trainable: False for another library's transform, whose numbers are configuration.
@@ -68,7 +70,7 @@ class Bijector(Protocols):
     is_trainable: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # NumPyro would register a pytree that lacks key paths; skip it, register once ourselves.
+        # NumPyro would register a pytree without key paths; skip that, and register it here.
         super(Transform, cls).__init_subclass__(**kwargs)
         directions: tuple[Direction, ...] = ("forward", "inverse")
         for direction in directions:
@@ -83,7 +85,7 @@ class Bijector(Protocols):
             )
 
     def __init__(self) -> None:
-        """A layer without fields takes no arguments; distrax's own constructor would."""
+        """Take no arguments, for a layer without fields; distrax's own constructor needs some."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Bijector:
         # distrax's `Jittable.__new__` would register the class with JAX a second time.
@@ -99,7 +101,7 @@ class Bijector(Protocols):
 
     @abc.abstractmethod
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
-        """Compute ``y = f(x)`` and ``log|det dy/dx|``, base to data.
+        """Compute ``y = f(x)`` and ``log|det dy/dx|``, from base to data.
 
         Args:
           x: ``(*batch, *event_shape)``, floating point.
@@ -112,20 +114,20 @@ class Bijector(Protocols):
 
     @abc.abstractmethod
     def inverse_and_log_det(self, y: Array, context: Array | None = None) -> tuple[Array, Array]:
-        """Compute ``x = f^{-1}(y)`` and ``log|det dx/dy|``, data to base. Shapes as in forward."""
+        """Compute ``x = f^{-1}(y)`` and ``log|det dx/dy|``. Shapes as in the other method."""
 
     def data_init(
         self, value: Array, context: Array | None = None, direction: Direction = "inverse"
     ) -> tuple[Bijector, Array]:
         """Return the layer initialized from data, and ``value`` mapped through the result.
 
-        Layers that do not learn from a first batch return themselves. Pure: ``self`` is unchanged.
+        Layers that do not depend on a first batch return themselves. ``self`` is never changed.
 
         Args:
           value: a batch, ``(*batch, *event_shape)``.
           context: the batch's contexts, if the layer takes any.
-          direction: where the data goes: "inverse", the density direction, unless an
-            :class:`~flowdists.Inverse` has turned the layer around.
+          direction: the direction in which the data passes: "inverse", the density direction,
+            unless the layer is inside of an :class:`~flowdists.Inverse`.
         """
         return self, getattr(self, f"{direction}_and_log_det")(value, context)[0]
 
@@ -134,24 +136,24 @@ class Bijector(Protocols):
 
     @property
     def composition(self) -> tuple[Bijector, ...]:
-        """The bijectors of which this one is the composition, base side first."""
+        """The bijectors that compose this one, base side first."""
         return (self,)
 
     @property
     def latent_shapes(self) -> tuple[Shape, ...] | None:
-        """The shapes of the pieces of which an event on the base side consists, or None for one.
+        """The shapes of the pieces of an event on the base side, or None for a single piece.
 
-        Such an event is a vector: the pieces, flattened, one after the other.
+        An event of several pieces is a vector: the pieces, flattened and concatenated.
         """
         return None
 
     def image_of(
         self, constraint: constraints.Constraint, direction: Direction = "forward"
     ) -> constraints.Constraint | None:
-        """The set onto which the map takes the set ``constraint``, or None if it is not known.
+        """The image of the set ``constraint``, or None if it is not known.
 
-        It is known where ``constraint`` fills the domain: then it is the codomain, if the bounds of
-        that are numbers. (Bounds that are arrays may depend on other variables.)
+        If ``constraint`` fills the domain, the image is the codomain. It counts as known only if
+        its bounds are numbers: bounds that are arrays may depend on other variables.
         """
         domain, codomain = self._constraint_sides(direction)
         before, after = self._event_ndims(direction)
@@ -162,27 +164,27 @@ class Bijector(Protocols):
         return lift_constraint(codomain, event_dim + after - before)
 
     def resolve_context(self, context: Array) -> tuple[Bijector, Array]:
-        """The layer behind an embedding of its context, and the embedded ``context``.
+        """The layer without the embedding of its context, and the embedded ``context``.
 
-        Without an embedding: the layer itself, and ``context``.
+        Without an embedding, these are the layer itself and ``context``.
         """
         return self, context
 
     def unconditioned(self) -> tuple[Bijector, Callable[[Bijector], Bijector]]:
-        """The layer whose parameters are trained, and a function that adds what is not.
+        """The layer without a filled-in context, and a function that fills it in again.
 
-        What is not trained is a context that was filled in. Without any: the layer, the identity.
+        A filled-in context is not trained. Without one, these are the layer and the identity.
         """
         return self, lambda layer: layer
 
     def check_data(self, caller: str, argument: str, value: Any) -> None:
         """Raise if ``value`` cannot be data for a flow that ends in this layer.
 
-        Beyond shape and dtype, which are checked elsewhere. By default anything can.
+        Shape and dtype are checked elsewhere. By default every value is accepted.
 
         Args:
-          caller: what to call the caller in an error message.
-          argument: what to call the value.
+          caller: name of the caller, for error messages.
+          argument: name of the value, for error messages.
           value: the data.
         """
 

@@ -1,4 +1,4 @@
-"""Maps of every element by itself, whose parameters come from the context."""
+"""Elementwise maps whose parameters come from the context."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from flowdists.transformers.base import check_transformer, run_within_bounds
 class ContextElementwise(Bijector):
     """A transformer on every element of an event, with parameters from a network of the context.
 
-    With an affine transformer as the last layer it gives a flow a location and a scale that depend
-    on the context; alone, on a standard normal, it is a Gaussian with independent elements. A new
-    layer is the identity, unless told otherwise.
+    With a shift and scale as transformer, it gives a flow a location and a scale that depend on the
+    context. Alone, on a standard normal base, it makes a Gaussian with independent elements. A new
+    layer is the identity, unless ``conditioner`` or ``output_scale`` changes that.
 
     Args:
       key: PRNG key for the network's parameters.
@@ -36,13 +36,13 @@ class ContextElementwise(Bijector):
       conditioner: None for an MLP; or any callable pytree that maps the context, as a vector, to
         ``transformer.num_params`` numbers for each element, in the order
         ``(num_params, *event_shape)``.
-      hidden_sizes: widths of the default network's hidden layers; none for a linear map.
+      hidden_sizes: widths of the default network's hidden layers; ``()`` for a linear map.
       activation: of the default network: a function, or the name of one in :mod:`jax.nn`.
       output_scale: factor of the default network's last weights at the start; 0 for the identity.
 
     Raises:
-      TypeError: for a key that is not a key, or a conditioner that is not callable.
-      ValueError: for a bad shape, or a conditioner whose output does not fit.
+      TypeError: for an invalid key, or a conditioner that is not callable.
+      ValueError: for an invalid shape, or a conditioner whose output does not fit.
 
     >>> from flowdists.transformers import ShiftScale
     >>> key, context = jax.random.key(0), jnp.ones((7, 2))
@@ -110,7 +110,7 @@ class ContextElementwise(Bijector):
         flat = self.conditioner(flatten_context(context, self.context_shape))
         params = flat.reshape(*flat.shape[:-1], self.transformer.num_params, *self.event_shape)
         params = jnp.moveaxis(params, flat.ndim - 1, 0)
-        # The batch of the contexts may be smaller than that of the values, which is joint.
+        # Contexts may have fewer batch axes than values, which have the joint batch shape.
         missing = value.ndim - (params.ndim - 1)
         params = jnp.expand_dims(params, tuple(range(1, 1 + missing)))
         run = getattr(self.transformer, direction)

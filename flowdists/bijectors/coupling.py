@@ -23,9 +23,10 @@ from flowdists.transformers.base import check_transformer
 
 
 class Coupling(Bijector):
-    r"""A coupling layer (Dinh et al. 2017), made of a mask, a conditioner and a transformer.
+    r"""A coupling layer, made of a mask, a conditioner and a transformer.
 
-    With an event split by the mask into ``(a, b)``, ``forward`` computes ``a' = a`` and
+    From Dinh, Sohl-Dickstein and Bengio 2017 (https://arxiv.org/abs/1605.08803). The mask splits an
+    event into ``(a, b)``. ``forward`` computes ``a' = a`` and
     ``b' = T(b; conditioner(a, context))``, where the transformer ``T`` is monotone in every
     element. The log-determinant is the sum of the log-slopes of ``T``. Both directions cost one
     evaluation of the conditioner.
@@ -37,10 +38,10 @@ class Coupling(Bijector):
       mask: "alternating" or "checkerboard", "half", "channel", or an array of 0 and 1 of the event
         shape where 1 marks what is kept.
       flip: exchange what is kept and what is changed.
-      conditioner: None for an MLP, or any callable pytree that maps a vector, the kept elements
-        followed by the context, to ``transformer.num_params`` numbers for each changed element, in
-        the order ``(num_params, changed)``. It is used as it is: make its output start at zero for
-        a layer that starts as the identity. An Equinox module will do.
+      conditioner: None for an MLP, or any callable pytree (an Equinox module, for example) that
+        maps a vector, the kept elements followed by the context, to ``transformer.num_params``
+        numbers for each changed element, in the order ``(num_params, changed)``. It is used as it
+        is: the layer starts as the identity only if the output starts at zero.
       context_shape: shape of one context, or None.
       hidden_sizes: widths of the default conditioner's hidden layers (or of its residual blocks);
         (128, 128) unless given.
@@ -49,10 +50,10 @@ class Coupling(Bijector):
         "relu" unless given.
 
     Raises:
-      TypeError: for a key that is not a key, or a conditioner that is not callable.
+      TypeError: for an invalid key, or a conditioner that is not callable.
       ValueError: for an event of fewer than 2 elements, a mask of the wrong shape, a transformer
-        whose codomain is not its domain (changed elements stand beside kept ones), or a conditioner
-        whose output does not fit, or that was given beside options of the default one.
+        whose codomain is not its domain (kept and changed elements share one set), a conditioner
+        whose output does not fit, or one given together with options of the default one.
 
     >>> import jax
     >>> layer = Coupling(jax.random.key(0), (4,), transformer=RationalQuadratic(num_bins=5))
@@ -134,7 +135,7 @@ class Coupling(Bijector):
     def data_init(
         self, value: Array, context: Array | None = None, direction: Direction = "inverse"
     ) -> tuple[Bijector, Array]:
-        """Initialize the conditioner, if it has a method ``data_init`` for it."""
+        """Initialize the conditioner, if it has a method ``data_init``."""
         layer = copy.copy(self)
         if hasattr(self.conditioner, "data_init"):
             kept, _ = self.partition.split(jnp.asarray(value))
@@ -147,21 +148,21 @@ def check_onto_itself(caller: str, transformer: Any) -> Transformer:
     """``transformer``, if it maps its domain onto itself, as a coupling needs.
 
     Raises:
-      TypeError: if it is no transformer.
+      TypeError: if it is not a transformer.
       ValueError: if its codomain is another set.
     """
     transformer = check_transformer(caller, transformer)
     if not same(transformer.domain, transformer.codomain):
         raise ValueError(
-            f"{caller}: `transformer` must map its domain onto itself, because changed elements "
-            f"stand beside kept ones, got {transformer} from {transformer.domain} onto "
+            f"{caller}: `transformer` must map its domain onto itself, because kept and changed "
+            f"elements share one set, got {transformer} from {transformer.domain} onto "
             f"{transformer.codomain}"
         )
     return transformer
 
 
 def no_options(caller: str, **options: Any) -> None:
-    """A conditioner was given, so that options of the default one have no effect: an error."""
+    """Raise if options of the default conditioner were given together with a ``conditioner``."""
     unused = [name for name, value in options.items() if value not in (None, False)]
     if unused:
         raise ValueError(
@@ -173,12 +174,14 @@ def no_options(caller: str, **options: Any) -> None:
 class AffineCoupling(Coupling):
     """The affine coupling layer of RealNVP: ``b' = b * exp(s(a)) + t(a)``.
 
+    From Dinh, Sohl-Dickstein and Bengio 2017 (https://arxiv.org/abs/1605.08803).
+
     Args:
       key: PRNG key.
       event_shape: shape of one event.
       scale: how the log-scale is bounded: "tanh" (softly, the default), "sigmoid" (Glow's), "exp"
         (not at all).
-      **options: as in :class:`Coupling`, but for ``transformer``.
+      **options: as in :class:`Coupling`, except ``transformer``.
 
     >>> layer = AffineCoupling(jax.random.key(0), (3, 4), mask="checkerboard")
     >>> layer.forward_and_log_det(jnp.ones((7, 3, 4)))[1].shape
@@ -192,7 +195,9 @@ class AffineCoupling(Coupling):
 
 
 class SplineCoupling(Coupling):
-    """The rational-quadratic spline coupling layer of Durkan et al. 2019.
+    """The rational-quadratic spline coupling layer.
+
+    From Durkan, Bekasov, Murray and Papamakarios 2019 (https://arxiv.org/abs/1906.04032).
 
     Args:
       key: PRNG key.
@@ -203,7 +208,7 @@ class SplineCoupling(Coupling):
       min_width: minimum width of a bin, as a fraction of the interval.
       min_height: minimum height of a bin, as a fraction of the interval.
       min_slope: minimum slope at a knot.
-      **options: as in :class:`Coupling`, but for ``transformer``.
+      **options: as in :class:`Coupling`, except ``transformer``.
 
     >>> layer = SplineCoupling(jax.random.key(0), (4,), num_bins=10, bound=5.0)
     >>> layer.event_shape

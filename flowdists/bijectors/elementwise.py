@@ -1,4 +1,4 @@
-"""Maps that act on every element by itself, with parameters of their own."""
+"""Elementwise maps with their own parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Affine(Bijector):
       scale: positive factor. The event shape is that of ``loc`` and ``scale`` broadcast together.
 
     Raises:
-      TypeError: for integers.
+      TypeError: if an argument is not floating point.
       ValueError: if ``scale`` is known and not positive.
 
     >>> import jax.numpy as jnp
@@ -44,9 +44,7 @@ class Affine(Bijector):
         loc = _check.float_array("Affine", "loc", loc)
         scale = _check.float_array("Affine", "scale", scale)
         if not isinstance(scale, jax.core.Tracer) and not bool((scale > 0).all()):
-            raise ValueError(
-                f"Affine: `scale` must be positive, got a least value of {scale.min()}"
-            )
+            raise ValueError(f"Affine: `scale` must be positive, got a minimum of {scale.min()}")
         self.event_shape = jnp.broadcast_shapes(loc.shape, scale.shape)
         self.loc = jnp.broadcast_to(loc, self.event_shape)
         self.log_scale = jnp.broadcast_to(jnp.log(scale), self.event_shape)
@@ -70,8 +68,8 @@ class Elementwise(Bijector):
       event_shape: shape of one event; ``()`` for a scalar.
 
     Raises:
-      TypeError: if ``transformer`` is not one.
-      ValueError: for a bad shape.
+      TypeError: if ``transformer`` is not a transformer.
+      ValueError: for an invalid shape.
 
     >>> layer = Elementwise(RationalQuadratic(num_bins=4), (2, 3))
     >>> layer.params.shape
@@ -113,11 +111,12 @@ class Elementwise(Bijector):
 
 
 class RationalQuadraticSpline(Elementwise):
-    """A monotone rational-quadratic spline for every element (Durkan et al. 2019).
+    """A monotone rational-quadratic spline for every element.
 
-    It starts as the identity. Outside ``[-bound, bound]`` it stays the identity ("linear" tails,
-    unit slope at the bounds); with "circular" tails it is a map of the circle of circumference
-    ``2 * bound`` (Rezende et al. 2020).
+    From Durkan et al. 2019 (https://arxiv.org/abs/1906.04032). It starts as the identity. With
+    "linear" tails it stays the identity outside ``[-bound, bound]``, and has unit slope at the
+    bounds. With "circular" tails it is a map of the circle of circumference ``2 * bound`` (Rezende
+    et al. 2020, https://arxiv.org/abs/2002.02428).
 
     Args:
       event_shape: shape of one event; ``()`` for a scalar.
@@ -129,7 +128,7 @@ class RationalQuadraticSpline(Elementwise):
       min_slope: minimum slope at a knot.
 
     Raises:
-      ValueError: for a bad shape, or an option out of range.
+      ValueError: for an invalid shape, or an option out of range.
 
     >>> import jax.numpy as jnp
     >>> spline = RationalQuadraticSpline((2,), num_bins=6)

@@ -70,17 +70,17 @@ class LULinear(LU):
     r"""``y = L U x + bias`` with unit lower triangular ``L`` and upper triangular ``U``.
 
     ``log|det| = sum(log diag U)``; the inverse solves two triangular systems. There is no
-    permutation, so every parameter is a leaf and equal layers stack.
+    permutation, so layers of one shape have one structure and can be stacked.
 
     Args:
-      key: PRNG key; used by the "rotation" start alone.
+      key: PRNG key; used only by the "rotation" start.
       event_shape: shape of one event; events of higher rank are flattened.
-      start: "identity", or "rotation": a random orthogonal matrix, whose factors exist because
-        the permutation of a pivoted decomposition is dropped, and the signs of columns flipped.
+      start: "identity", or "rotation": a random orthogonal matrix. It has such factors because the
+        permutation of a pivoted decomposition is dropped, and the signs of columns are flipped.
 
     Raises:
-      TypeError: for a key that is not a key.
-      ValueError: for a bad shape or start.
+      TypeError: for an invalid key.
+      ValueError: for an invalid shape or start.
 
     >>> import jax
     >>> layer = LULinear(jax.random.key(0), (3,), start="rotation")
@@ -109,19 +109,21 @@ class LULinear(LU):
 
 
 class Householder(Bijector):
-    """An orthogonal map, the product of Householder reflections (Tomczak & Welling 2016).
+    """An orthogonal map, the product of Householder reflections.
 
-    ``y = H_1 ... H_n x`` with ``H_i = I - 2 v_i v_i^T / |v_i|^2``; the log-determinant is 0. The
-    reflections start in equal pairs, so that an even number of them starts as the identity.
+    From Tomczak and Welling 2016 (https://arxiv.org/abs/1611.09630). ``y = H_1 ... H_n x`` with
+    ``H_i = I - 2 v_i v_i^T / |v_i|^2``; the log-determinant is 0. The reflections start in equal
+    pairs, so that an even number of them starts as the identity.
 
     Args:
       key: PRNG key.
       event_shape: shape of one event; events of higher rank are flattened.
-      num_reflections: how many; the event's size, rounded up to even, unless given.
+      num_reflections: number of reflections; by default the event's size, rounded up to an even
+        number.
 
     Raises:
-      TypeError: for a key that is not a key.
-      ValueError: for a bad shape or ``num_reflections < 1``.
+      TypeError: for an invalid key.
+      ValueError: for an invalid shape or ``num_reflections < 1``.
 
     >>> layer = Householder(jax.random.key(0), (3,), num_reflections=1)
     >>> y = layer(jnp.array([3.0, 0.0, 4.0]))
@@ -167,15 +169,15 @@ class Householder(Bijector):
 def random_rotation_factors(key: Array, size: int) -> tuple[Array, Array]:
     """``L`` and ``U`` of a random orthogonal ``W = L U`` with a positive diagonal of ``U``.
 
-    ``Q = P L U`` for a random rotation ``Q``. Dropping ``P`` permutes rows and flipping the sign of
-    columns of ``U`` keeps the product orthogonal.
+    ``Q = P L U`` for a random rotation ``Q``. Dropping ``P`` permutes rows, and flipping the signs
+    of columns of ``U`` keeps the product orthogonal.
     """
     lower, upper = _rotation_factors(jax.random.normal(key, (size, size)))
     return lower, upper * jnp.sign(jnp.diagonal(upper))
 
 
-# One matrix after the other, because decompositions of several batches at once, as in a jitted
-# recipe with several stacks, can wait for each other's threads for ever on a CPU with two cores.
+# One matrix at a time: several batched decompositions at once, as in a jitted recipe with several
+# stacks, can deadlock on a CPU with two cores, because they wait for each other's threads.
 @jax.custom_batching.sequential_vmap
 def _rotation_factors(draws: Array) -> tuple[Array, Array]:
     _, lower, upper = jax.scipy.linalg.lu(jnp.linalg.qr(draws)[0])
@@ -185,9 +187,9 @@ def _rotation_factors(draws: Array) -> tuple[Array, Array]:
 def matmul(rows: Array, matrix: Array) -> Array:
     """``matrix`` times each row of ``(*batch, columns)``, of shape ``(*batch, rows)``.
 
-    Accelerators multiply in fewer digits unless asked not to, and the inverse would not undo that.
+    By default accelerators multiply with fewer digits, and the inverse would not undo that.
     """
-    # As one axis: the derivative of a product with several begins with transposed copies.
+    # With a single batch axis, because the derivative for several starts with transposed copies.
     flat = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
     product = jnp.matmul(flat, matrix.T, precision="highest")
     return product.reshape(*rows.shape[:-1], matrix.shape[0])

@@ -61,12 +61,12 @@ def make_partition(caller: str, event_shape: Shape, mask: Mask, flip: bool) -> P
     """Resolve a mask for events of ``event_shape``.
 
     Args:
-      caller: the name of the layer, for error messages.
+      caller: name of the layer, for error messages.
       event_shape: shape of one event.
-      mask: "alternating" or "checkerboard" (elements whose indices sum to an odd number change; one
-        and the same over any event shape), "half" (the second half in flattened order changes),
-        "channel" (the second half of the last axis changes), or an array of 0 and 1 of the event
-        shape, where 1 marks an element that is kept.
+      mask: "alternating" or "checkerboard" (two names for one mask: elements whose indices sum to
+        an odd number change), "half" (the second half in flattened order changes), "channel" (the
+        second half of the last axis changes), or an array of 0 and 1 of the event shape, where 1
+        marks an element that is kept.
       flip: exchange the two parts.
 
     Raises:

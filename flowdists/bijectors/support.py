@@ -1,4 +1,4 @@
-"""Layers from unbounded space onto the support of a distribution, by NumPyro's ``biject_to``."""
+"""Layers that map unbounded space onto the support of a distribution."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from flowdists.bijectors.compose.foreign import Foreign
 
 
 class Support(Foreign):
-    """The bijector from unbounded space onto ``constraint``, as NumPyro's ``biject_to`` has it.
+    """The bijector from unbounded space onto ``constraint`` that NumPyro's ``biject_to`` returns.
 
-    As the last layer of a flow it gives the flow its support, outside of which there is no density:
-    there the log-determinant of the inverse is ``-inf``. The bounds are configuration, never
-    trained, unless they are traced (a support that depends on other variables). No leaves.
+    As the last layer, it gives a flow its support. Outside of it the density is zero: there the
+    log-determinant of the inverse is ``-inf``. The bounds are configuration and never trained. Only
+    traced bounds are leaves (of a support that depends on other variables).
 
     Args:
       constraint: a NumPyro constraint, such as ``constraints.interval(0.0, 1.0)``.
 
     Raises:
       TypeError: if it is not a constraint.
-      NotImplementedError: if NumPyro knows no bijection for it (a discrete support).
+      NotImplementedError: if NumPyro has no bijection for it (a discrete support).
 
     >>> from numpyro.distributions import constraints
     >>> layer = fd.bijectors.Support(constraints.interval(-1.0, 3.0))
@@ -55,7 +55,7 @@ def to_support(constraint: constraints.Constraint) -> Bijector:
 
     Raises:
       TypeError: if it is not a constraint.
-      NotImplementedError: if NumPyro knows no bijection for it (a discrete support).
+      NotImplementedError: if NumPyro has no bijection for it (a discrete support).
 
     >>> import jax.numpy as jnp
     >>> from numpyro.distributions import constraints
@@ -69,12 +69,12 @@ def support_of(caller: str, support: Any, event_shape: Shape) -> Bijector:
     """The bijector from unbounded space onto ``support``, for events of ``event_shape``.
 
     Args:
-      caller: what to call the caller in an error message.
+      caller: name of the caller, for error messages.
       support: a NumPyro constraint; or, for vectors, a sequence with one for each element.
       event_shape: shape of one event inside of the support.
 
     Raises:
-      TypeError: if it is neither.
+      TypeError: for any other object.
       ValueError: if it does not fit the event.
     """
     if isinstance(support, Sequence) and not isinstance(support, str):

@@ -29,8 +29,8 @@ class Image(constraints.greater_than):
     [False  True] 1.0
     """
 
-    # An image may depend on other variables, and must then be computed anew for each draw. NumPyro
-    # does so for half-lines and intervals alone, and only if their bounds are no numbers.
+    # An image may depend on other variables, and must then be computed again for each draw. NumPyro
+    # does so only for half-lines and intervals whose bounds are not numbers.
     lower_bound = None
 
     def __init__(self, base_constraint: constraints.Constraint, bijector: Bijector) -> None:
@@ -47,7 +47,7 @@ class Image(constraints.greater_than):
         x = jnp.asarray(x, jnp.result_type(x, float))
         inside, event_ndims = True, self.event_dim
         for layer in reversed(self.bijector.composition):
-            # What is not in a layer's codomain has no inverse, or one that looks like any other.
+            # Outside of a layer's codomain the inverse is undefined, or looks valid.
             inside = inside & lift_constraint(layer.codomain, event_ndims)(x)
             event_ndims += layer.event_ndims_in - layer.event_ndims_out
             x = layer.inverse(x)
@@ -82,11 +82,11 @@ def _biject_to_image(constraint: Image) -> ComposeTransform:
 
 
 def image(constraint: constraints.Constraint, bijector: Bijector) -> constraints.Constraint:
-    """The image of ``constraint`` under ``bijector``, in NumPyro's own terms where it has any.
+    """The image of ``constraint`` under ``bijector``, as one of NumPyro's constraints if possible.
 
-    It has where each layer's domain is where the layers before it lead to, or these lead
-    everywhere: then the codomain of the last layer is the image. What is decided here is the same
-    in and out of a trace, so that ``biject_to`` is one and the same map.
+    It is possible if each layer knows the image of the set that reaches it: then the last of these
+    is the result. Otherwise it is an :class:`Image`. The decision is the same inside and outside of
+    a trace, so that ``biject_to`` is always the same map.
     """
     parts = bijector.composition
     for i, part in enumerate(parts):

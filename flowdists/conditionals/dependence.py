@@ -1,4 +1,4 @@
-"""Which elements of a bijector's input are functions of which of its output, at any parameters."""
+"""Which elements of a bijector's input depend on which of its output, for any parameters."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from numpyro.distributions import biject_to
 from flowdists.bijectors.base import Bijector, Shape
 from flowdists.bijectors.partition import Partition
 
-# How far the probed points lie from zero. Splines act within their bounds alone, so that some
-# points must be small. The parameters are smaller still, so that layers keep the signs of a point.
+# Distances of the probed points from zero. Splines act only within their bounds, so some points
+# must be small. Parameters are smaller still, so that layers keep the signs of a point.
 _SCALES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 _PARAMETERS = 0.1
 
-# With positive numbers alone every unit of a ReLU network is active, and nothing cancels. Numbers
-# of both signs are for networks of other kinds.
+# If all numbers are positive, every unit of a ReLU network is active, and nothing cancels. Numbers
+# of both signs are for other kinds of networks.
 _SIGNS = (np.array([1.0]), *[np.array([-1.0, 1.0])] * 3)
 
 
@@ -40,12 +40,12 @@ class Dependence(NamedTuple):
 def dependence(layer: Bijector, size: int) -> Dependence:
     """Find the structure of ``layer``, for vectors of ``size`` elements.
 
-    The parameters do not matter, and may be traced: a new layer, say, is the identity, in which
-    nothing depends on anything else. Others are drawn in their place. What never depends, a masked
-    weight or a matrix's empty half, is then exactly zero in the Jacobian.
+    Random parameters replace those of the layer, which may be traced: a new layer, for example, is
+    the identity, in which no element depends on another. Where there is no dependence at any
+    parameters (a masked weight, the empty half of a matrix), the Jacobian is exactly zero.
 
     Raises:
-      ValueError: if the inverse is not finite at any of the parameters drawn.
+      ValueError: if the inverse is finite at none of the random parameters.
     """
     leaves, structure = jax.tree.flatten(layer)
     found = _probe(structure, tuple(jnp.shape(leaf) for leaf in leaves), size)
@@ -64,8 +64,8 @@ def _probe(structure: Any, shapes: tuple[Shape, ...], size: int) -> Dependence |
         onto = biject_to(layer.codomain)
         return jax.jacrev(layer.inverse)(onto(free)), jax.jacrev(onto)(free)
 
-    # A compiled program runs in the midst of a trace as well: a flow may be traced, but its
-    # structure is known.
+    # A compiled program also runs while JAX traces: the flow may be traced, but its structure is
+    # known.
     *inputs, free = (jax.ShapeDtypeStruct(shape, np.float32) for shape in (*shapes, (size,)))
     compiled = jax.jit(jacobians).lower(inputs, free).compile()
     generator = np.random.default_rng(0)
@@ -89,12 +89,12 @@ def _probe(structure: Any, shapes: tuple[Shape, ...], size: int) -> Dependence |
 
 
 def _spread(shape: Shape) -> float:
-    """How many times larger a random sum over an axis of a matrix is than one of its terms."""
+    """By what factor a random sum over an axis of a matrix is larger than one of its terms."""
     return max((1, *shape[-2:])) ** 0.5
 
 
 def follow(patterns: Sequence[np.ndarray], observed: Sequence[int]) -> list[Partition] | None:
-    """What is known of the vector before and after each inverse, if ``observed`` are of the first.
+    """Follow known elements from the data through the inverse of each layer to the base.
 
     Args:
       patterns: of layers, data side first.
@@ -102,7 +102,7 @@ def follow(patterns: Sequence[np.ndarray], observed: Sequence[int]) -> list[Part
 
     Returns:
       Partitions whose kept elements are known, data side first, one more than there are layers; or
-      None if on the way fewer elements are functions of ``observed`` alone.
+      None if, after some layer, fewer elements are functions of ``observed`` alone.
     """
     size = len(patterns[0])
     partitions = [Partition((size,), tuple(sorted(set(range(size)) - set(observed))))]
@@ -123,9 +123,9 @@ def compose(patterns: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def elimination_order(pattern: np.ndarray) -> dict[int, int]:
-    """Pairs ``j: i`` where element ``i`` depends on ``j`` and on keys before ``j`` alone.
+    """Pairs ``j: i`` where element ``i`` depends only on ``j`` and on the keys before ``j``.
 
-    As many as there are: all, where the pattern is triangular in some order.
+    If the pattern is triangular in some order, every element is in a pair.
     """
     left, counts, pairs = pattern.copy(), pattern.sum(axis=1), {}
     while (singles := np.flatnonzero(counts == 1)).size:
@@ -138,7 +138,7 @@ def elimination_order(pattern: np.ndarray) -> dict[int, int]:
 
 
 def closure(pattern: np.ndarray, observed: Sequence[int]) -> list[int]:
-    """The elements that have to be known along with ``observed`` for as many functions of them."""
+    """``observed`` and what must be known with it, so that equally many latents are known."""
     pairs = elimination_order(pattern)
     needed = set(observed)
     if not needed <= pairs.keys():

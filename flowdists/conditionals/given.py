@@ -1,4 +1,4 @@
-"""Flows given some of their elements, exactly."""
+"""Exact conditional distributions of flows, given some of their elements."""
 
 from __future__ import annotations
 
@@ -36,19 +36,20 @@ def given(flow: Flow, indices: Sequence[int], values: Any) -> Flow:
 
     .. math:: \log p(x_R \mid x_O) = \log p(x) - \log p(x_O)
 
-    It is exact, in density and samples, for flows in which the observed elements :math:`x_O` are a
-    function of as many latent variables alone: these are then known, and the others keep their
-    distribution. Whether it is so is a matter of the flow's structure, not of its parameters. In
+    Density and samples are exact. This needs a flow in which the observed elements :math:`x_O` are
+    a function of equally many latent variables and of no others: these are then known, and the
+    other latent variables keep their distribution. Whether a flow is like this depends on its
+    structure, not on its parameters. These flows are:
 
     * a :class:`~flowdists.MAF` or :class:`~flowdists.IAF` whose layers share one ``order``
-      ("ascending", say, but not "alternate", the default) it is so for the first elements of that
-      order, however many;
-    * a single coupling layer, for all elements that it keeps, or some of them.
+      ("ascending", for example, but not "alternate", the default), for any number of the first
+      elements of that order;
+    * a single coupling layer, for any of the elements that it keeps.
 
     Gradients flow into ``values`` and the flow. The structure is found once for all flows that
-    share it, by derivatives of their layers at random parameters. Beside the flow's own, a density
-    costs a derivative of the inverse for each observed element, once for all that share an
-    observation; a sample under ``jit`` costs the inverse.
+    share it, from derivatives of their layers at random parameters. In addition to the flow's own
+    cost, a density needs one derivative of the inverse for each observed element, once for all
+    vectors that share an observation; a sample under ``jit`` needs one inverse.
 
     Args:
       flow: a flow of vectors, without batch axes. Its base has independent elements: one of ours,
@@ -59,13 +60,13 @@ def given(flow: Flow, indices: Sequence[int], values: Any) -> Flow:
         flow has no density, densities and samples are NaN.
 
     Returns:
-      A flow of the elements that are left, in their order, of batch shape ``batch``.
+      A flow of the other elements, in their order, with batch shape ``batch``.
 
     Raises:
       TypeError: if ``flow`` is not a flow, its base may have dependent elements, the indices are
         not ints, or the values not floating point.
-      ValueError: if shapes or indices do not fit, or the flow's structure admits no exact answer;
-        the message says which elements it would admit.
+      ValueError: if shapes or indices do not fit, or the flow's structure allows no exact answer;
+        the message names the elements that could be observed.
 
     >>> flow = MAF(jax.random.key(0), (3,), order=(2, 0, 1), num_layers=1)
     >>> rest = given(flow, (2,), jnp.ones((5, 1)))
@@ -109,7 +110,7 @@ def _patterns(bijector: Bijector, size: int) -> list[np.ndarray]:
 def _pivots(
     patterns: Sequence[np.ndarray], partitions: Sequence[Partition]
 ) -> tuple[int, ...] | None:
-    """Which of the known latent variables each observed element is the last to determine."""
+    """For each observed element, the known latent variable on the diagonal of their Jacobian."""
     pairs = elimination_order(compose(patterns))
     observed, known = partitions[0].kept, partitions[-1].kept
     return tuple(known.index(pairs[j]) for j in observed) if pairs.keys() >= set(observed) else None
@@ -122,8 +123,8 @@ def _explanation(pattern: np.ndarray, observed: tuple[int, ...]) -> str:
         possible = f"any number of the first elements of {_short(order)} could be"
     else:
         possible = (
-            "each of them depends on several, so that no element could be; MAF(order='ascending') "
-            "makes a flow in which any number of the first ones could"
+            "every latent variable depends on several elements, so that no element could be; "
+            "MAF(order='ascending') makes a flow in which any number of the first ones could be"
         )
     return (
         f"given: `indices` {_short(observed)} cannot be observed alone in this flow, whose latent "
@@ -147,10 +148,10 @@ def _where_possible(known: dist.Distribution, layer: Remainder) -> Remainder:
 
 
 def _marginal(base: dist.Distribution, elements: tuple[int, ...]) -> dist.Distribution:
-    """The distribution of some elements of a base with independent ones.
+    """The distribution of some elements of a base with independent elements.
 
     Raises:
-      TypeError: if it is not known to have these.
+      TypeError: if the elements of the base are not known to be independent.
     """
     scalar = bare_base(base)
     if isinstance(scalar, StandardNormal | StandardLogistic):
@@ -170,7 +171,7 @@ def _marginal(base: dist.Distribution, elements: tuple[int, ...]) -> dist.Distri
         )
     positions = np.array(elements)
     own = {k: jnp.broadcast_to(v, base.event_shape)[positions] for k, v in arguments.items()}
-    # The arguments have been accepted once, unvalidated perhaps: a temperature may be zero.
+    # The arguments were accepted before, perhaps without validation: a temperature may be zero.
     return type(scalar)(**own, validate_args=False).to_event(1)
 
 
@@ -178,8 +179,8 @@ def _check_flow(flow: Any) -> int:
     """The number of elements of the flow's vectors."""
     if not isinstance(flow, Flow):
         raise TypeError(
-            f"given: `flow` must be a Flow, got {type(flow).__name__}; of a ConditionalFlow, "
-            "`.condition(context)` is one"
+            f"given: `flow` must be a Flow, got {type(flow).__name__}; `.condition(context)` of a "
+            "ConditionalFlow is one"
         )
     if flow.batch_shape:
         raise ValueError(
@@ -222,7 +223,7 @@ def _check_indices(indices: Any, size: int) -> tuple[int, ...]:
         raise ValueError(f"given: `indices` must be distinct, got {given_indices}")
     if not 0 < len(positions) < size:
         raise ValueError(
-            f"given: `indices` must leave at least one of {size} elements and name one, got "
-            f"{given_indices}"
+            f"given: `indices` must name at least one of {size} elements, and leave at least one, "
+            f"got {given_indices}"
         )
     return positions

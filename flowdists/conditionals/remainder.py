@@ -1,4 +1,4 @@
-"""A bijector of which some outputs have been observed."""
+"""A bijector with some of its outputs observed."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from flowdists.bijectors.support_image import Image, image
 class Remainder(Bijector):
     r"""What is left of a bijector of vectors when some of its outputs are observed.
 
-    Where as many inputs :math:`z_P` are functions of the observed outputs :math:`x_O` alone, they
-    are known, and ``forward`` takes the other inputs :math:`z_R` to the other outputs
+    If equally many inputs :math:`z_P` are functions of the observed outputs :math:`x_O` alone, they
+    are known, and ``forward`` maps the other inputs :math:`z_R` to the other outputs
     :math:`f(z_P, z_R)_R`. Its log-determinant is
 
     .. math:: \log|\det \partial f(z) / \partial z|
         + \log|\det \partial z_P / \partial x_O|.
 
-    The second term costs one derivative of the inverse for each observed element, whatever the
-    number of vectors that share the observation. :func:`~flowdists.given` makes these layers, for
-    it finds out what is known.
+    The second term costs one derivative of the inverse for each observed element, for any number of
+    vectors that share the observation. :func:`~flowdists.given` makes these layers, because it
+    finds out which inputs are known.
 
     The observation is a leaf, so that gradients reach it. Its batch axes become batch axes of the
-    map: an input is broadcast against them. Given an observation that no finite inputs lead to,
-    densities and samples are NaN.
+    map: an input is broadcast against them. If no finite inputs lead to the observation, densities
+    and samples are NaN.
 
     Args:
       bijector: maps vectors to vectors of the same length, without a context.
       observed: ``(*batch, k)``, the values of the kept elements of ``partitions[0]``, ascending.
-      partitions: of the vector at the data side, and before each of the bijector's layers in turn:
-        the known elements are kept.
-      pivots: where the known inputs depend on the observed outputs one after the other, the
-        position of the input that each output is the last to determine; else None.
+      partitions: a partition of the vector at the data side, then one at the base side of each
+        layer, the last layer first. The kept elements are the known ones.
+      pivots: for a Jacobian of known inputs by observed outputs that is triangular in some order,
+        the position of the input on the diagonal for each output; else None.
 
     >>> flow = MAF(jax.random.key(0), (3,), order="ascending", num_layers=1)
     >>> layer = given(flow, (0,), jnp.ones((5, 1))).bijector
@@ -100,7 +100,7 @@ class Remainder(Bijector):
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         latents, log_det_observed = self._latents_and_log_det()
-        # What does not depend on an impossible observation must not look as if there were none.
+        # Outputs that do not depend on an impossible observation must be NaN as well.
         x = jnp.where(_is_possible(latents)[..., None], x, jnp.nan)
         y, log_det = self.bijector.forward_and_log_det(_merge(self.partitions[-1], latents, x))
         return self.partitions[0].split(y)[1], self._over_event(log_det) + log_det_observed
@@ -111,14 +111,14 @@ class Remainder(Bijector):
         return self.partitions[-1].split(x)[1], self._over_event(log_det) - log_det_observed
 
     def join(self, y: Array) -> Array:
-        """The whole vectors, ``(*batch, size)``, of which ``y`` are the elements not observed."""
+        """The whole vectors, ``(*batch, size)``; ``y`` holds the elements that are not observed."""
         return _merge(self.partitions[0], self.observed, y)
 
     def latents(self, observed: Array) -> Array:
         """The inputs behind ``observed``, both ``(*batch, k)``.
 
-        What is not known is replaced by some point of each layer's codomain, which makes no
-        difference to what is, but for a NaN: it would reach everything by way of masked weights.
+        A point of each layer's codomain replaces the unknown elements. The known ones do not depend
+        on it, but a NaN would reach everything through masked weights.
         """
         layers = reversed(self.bijector.composition)
         for layer, (outer, inner) in zip(layers, itertools.pairwise(self.partitions), strict=True):
@@ -131,9 +131,9 @@ class Remainder(Bijector):
         return observed
 
     def _latents_and_log_det(self) -> tuple[Array, Array]:
-        """The known inputs, and the log-determinant of their Jacobian by the observation."""
+        """The known inputs, and their log-determinant with respect to the observation."""
         observed = self.observed.astype(jnp.result_type(self.observed, jnp.float32))
-        # In reverse mode, because stacks that store nothing have no other.
+        # In reverse mode, because stacks with memory="invert" have no forward mode.
         latents, pull_back = jax.vjp(self.latents, observed)
         units = jnp.eye(latents.shape[-1], dtype=latents.dtype)
         rows = jax.vmap(lambda unit: pull_back(jnp.broadcast_to(unit, latents.shape))[0])(units)
@@ -141,13 +141,13 @@ class Remainder(Bijector):
         return latents, jnp.where(_is_possible(latents), log_det, jnp.nan)
 
     def _log_det(self, jacobian: Array) -> Array:
-        """Of matrices ``(*batch, k, k)``, known inputs by observed outputs."""
+        """Log-determinants of matrices ``(*batch, k, k)``, known inputs by observed outputs."""
         *batch, size, _ = jacobian.shape
         if self.pivots is not None:
             diagonal = jacobian[..., np.array(self.pivots), np.arange(size)]
             return jnp.log(jnp.abs(diagonal)).sum(axis=-1)
-        # One matrix after the other, because decompositions of several batches at once can wait for
-        # each other's threads for ever on a CPU with two cores.
+        # One matrix at a time: several batched decompositions at once can deadlock on a CPU with
+        # two cores, because they wait for each other's threads.
         flat = jacobian.reshape(math.prod(batch), size, size)
         return jax.lax.map(lambda one: jnp.linalg.slogdet(one)[1], flat).reshape(batch)
 
@@ -156,7 +156,7 @@ class Remainder(Bijector):
 
 
 class _Section(Image):
-    """Where the outputs of a :class:`Remainder` lie: with the observation, in the whole image."""
+    """The outputs of a :class:`Remainder`: together with the observation, they are in the image."""
 
     def __call__(self, x: Any) -> Array:
         remainder: Remainder = self.bijector
@@ -169,7 +169,7 @@ def _biject_to_section(constraint: _Section) -> ComposeTransform:
 
 
 def _is_possible(latents: Array) -> Array:
-    """Whether there is a density at an observation behind which there are ``latents``."""
+    """Whether an observation with these ``latents`` has a density."""
     return jnp.isfinite(latents).all(axis=-1)
 
 

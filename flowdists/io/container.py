@@ -1,4 +1,4 @@
-"""The bytes of a saved flow: a safetensors file with a checksum over all that it says."""
+"""The bytes of a saved flow: a safetensors file with a checksum over all of its content."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _DTYPES = {
 
 
 def pack(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Arrays by name and metadata as the bytes of a file.
+    """The bytes of a file that holds arrays by name and metadata.
 
     Raises:
-      TypeError: for an array of a dtype that the format does not have.
+      TypeError: for an array of a dtype that the format does not support.
     """
     for name, array in arrays.items():
         if array.dtype not in _DTYPES.values():
@@ -47,11 +47,11 @@ def unpack(data: bytes, origin: str) -> tuple[dict[str, np.ndarray], dict[str, s
     """The arrays and the metadata in the bytes of a file.
 
     Args:
-      data: all of the file.
-      origin: what to call the file in an error message.
+      data: the whole file.
+      origin: name of the file, for error messages.
 
     Raises:
-      ValueError: if the file is damaged, not one of ours, or of a newer format.
+      ValueError: if the file is damaged, was not written by flowdists, or has a newer format.
     """
     try:
         tensors = safetensors.deserialize(data)
@@ -61,8 +61,8 @@ def unpack(data: bytes, origin: str) -> tuple[dict[str, np.ndarray], dict[str, s
         raise ValueError(f"{origin} is damaged, or not a safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(
-            f"{origin} does not hold a flow: a file from `save` says so in its metadata, and this "
-            f"one has {sorted(metadata) or 'none'}"
+            f"{origin} does not hold a flow: the metadata of a file from `save` would say so, got "
+            f"{sorted(metadata) or 'none'}"
         )
     _check_version(metadata.get("format_version", ""), origin)
     unknown = [t["dtype"] for _, t in tensors if t["dtype"] not in _DTYPES]
@@ -79,7 +79,7 @@ def unpack(data: bytes, origin: str) -> tuple[dict[str, np.ndarray], dict[str, s
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` is at all times absent, the old file, or the new one."""
+    """Write ``data`` so that ``path`` is always absent, the old file, or the complete new one."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -96,7 +96,7 @@ def _check_version(version: str, origin: str) -> None:
         raise ValueError(f"{origin} is damaged: its format version is {version!r}")
     if int(version) > VERSION:
         raise ValueError(
-            f"{origin} has format version {version}, this release of flowdists reads up to "
+            f"{origin} has format version {version}, but this release of flowdists reads up to "
             f"{VERSION}: update flowdists"
         )
 

@@ -29,18 +29,18 @@ from flowdists.io.specs import (
 def save(path: str | os.PathLike[str], flow: AnyFlow) -> None:
     """Write ``flow`` to one file, replacing what was there in one step.
 
-    The file is in the safetensors format: every parameter under its name, such as
-    ``bijector.layers[0].layers.conditioner.output.weight``, and in the metadata what the flow is,
-    as JSON. Precision is kept, down to bfloat16.
+    The file is in the safetensors format. It holds every parameter under its name, such as
+    ``bijector.layers[0].layers.conditioner.output.weight``, in its own precision. The metadata
+    describe the flow as JSON.
 
-    What comes back without a template: a flow from a recipe, with options that are numbers,
-    strings, tuples and functions of :mod:`jax.nn`, whose base is one of ours or a NumPyro
-    distribution that is all parameters (wrapped in ``expand`` or ``to_event``, or not). Of any
-    other flow the bijector's parameters are saved all the same; give ``like=`` to :func:`load`.
-    The parameters of any other base are not: ``like`` must then have the same.
+    :func:`load` needs no template for a flow from a recipe, with options that are numbers, strings,
+    tuples and functions of :mod:`jax.nn`, whose base is one of ours or a NumPyro distribution that
+    consists of parameters (also wrapped in ``expand`` or ``to_event``). For any other flow only the
+    bijector's parameters are saved; give ``like=`` to :func:`load`. The parameters of any other
+    base are not saved: the base of ``like`` must then have the same.
 
     Args:
-      path: where to; the name is used as it is, and the folder must exist.
+      path: the file to write. The name is used as it is, and the folder must exist.
       flow: a :class:`~flowdists.Flow` or :class:`~flowdists.ConditionalFlow`.
 
     Raises:
@@ -62,22 +62,22 @@ def save(path: str | os.PathLike[str], flow: AnyFlow) -> None:
 def load(path: str | os.PathLike[str], *, like: AnyFlow | None = None) -> AnyFlow:
     """Read a flow that :func:`save` wrote; its densities are the same to the last bit.
 
-    Nothing in the file is executed. Parameters come back in the precision they were saved in.
+    Nothing in the file is executed. Parameters keep the precision in which they were saved.
 
     Args:
       path: the file.
-      like: a flow of the same structure, for flows that no recipe built; its bijector's parameters
-        do not matter. Its base is used only where the file could not describe the one it was saved
-        with, and must then be equal to that.
+      like: a flow of the same structure, for flows that no recipe built. The parameters of its
+        bijector are not used. Its base is used only if the file could not describe the base that
+        was saved, and must then be equal to that one.
 
     Returns:
       The flow, of the kind that was saved.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if the file is damaged, foreign, or newer than this release; if it needs ``like``
-        and there is none; if ``like`` does not fit it (the first parameter at fault is named); or
-        if it holds float64 parameters while JAX's 64-bit mode is off.
+      ValueError: if the file is damaged, foreign, or newer than this release; if it needs ``like``,
+        which was not given; if ``like`` does not fit (the message names the first parameter that
+        differs); or if it holds float64 parameters while JAX's 64-bit mode is off.
       TypeError: if ``like`` is not a flow.
 
     >>> import tempfile, os
@@ -114,7 +114,7 @@ def to_bytes(flow: AnyFlow) -> bytes:
 
 
 def from_bytes(data: bytes, origin: str, like: AnyFlow | None = None) -> AnyFlow:
-    """The flow in the bytes of a file; ``origin`` is what to call them in an error message."""
+    """The flow in the bytes of a file, which is called ``origin`` in error messages."""
     arrays, metadata = unpack(data, origin)
     try:
         kind, recipe, base = (metadata[k] for k in ("kind", "recipe", "base"))

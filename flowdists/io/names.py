@@ -1,4 +1,4 @@
-"""Parameters by readable names, today's and those of older files."""
+"""Readable names of parameters, the current ones and those of older files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RENAMED: dict[int, dict[str, str]] = {
         r"(\.scales\[.*)\.network\.context_weight$": r"\1.conditioner.context_weight",
     },
 }
-"""What names of parameters became, by the last format version of files with the old names.
+"""New names of parameters, by the last format version of files with the old names.
 
 Each entry is a pattern of :mod:`re`, found anywhere in a name, and its replacement. A field that is
-renamed needs an entry here, under the version before the one that is written.
+renamed needs an entry here, under the version before the current one.
 """
 
 
@@ -50,7 +50,7 @@ def _step(entry: Any) -> str:
 
 
 def renamed(arrays: Mapping[str, np.ndarray], version: int) -> dict[str, np.ndarray]:
-    """The arrays of a file of format ``version`` under the names of today."""
+    """The arrays of a file of format ``version`` under their current names."""
     result = dict(arrays)
     for last, table in sorted(RENAMED.items()):
         if version <= last:
@@ -111,5 +111,5 @@ def fill(structure: Bijector, arrays: dict[str, np.ndarray], origin: str) -> Bij
 
 
 def is_supported(dtype: np.dtype[Any]) -> bool:
-    """Whether JAX keeps arrays of ``dtype`` as they are, in the precision it is set to."""
+    """Whether JAX, in its current precision, keeps arrays of ``dtype`` as they are."""
     return jax.dtypes.canonicalize_dtype(dtype) == dtype

@@ -1,4 +1,4 @@
-"""What a flow is made of, as JSON: its recipe with the options, and its base."""
+"""The description of a flow as JSON: its recipe with the options, and its base."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowdists.recipes import RECIPES
 
 AnyFlow = Flow | ConditionalFlow
 
-# Functions that may stand in a recipe's options, by the name that is written for them.
+# Functions that a recipe's options may contain, by the name under which they are saved.
 _ELEMENTWISE = ("abs", "arctan", "arcsinh", "cos", "exp", "sin", "sinh", "square", "tanh")
 _FUNCTIONS = {
     **{f"jax.nn.{n}": f for n, f in vars(jax.nn).items() if callable(f) and n[0] != "_"},
@@ -29,7 +29,7 @@ _FUNCTIONS = {
 
 
 def recipe_to_json(flow: AnyFlow) -> dict[str, Any]:
-    """The recipe as JSON, or why the flow cannot be built from one."""
+    """The recipe as JSON, or the reason why the flow cannot be built from one."""
     recipe = flow.recipe
     if recipe is None:
         return {"missing": "the flow was composed by hand"}
@@ -49,7 +49,7 @@ def recipe_from_json(entry: Any, origin: str) -> Recipe:
     """The recipe that :func:`recipe_to_json` wrote.
 
     Raises:
-      ValueError: if it says that there is none, cannot be read, or is not registered here.
+      ValueError: if there is no recipe, it cannot be read, or it is not registered here.
     """
     if isinstance(entry, dict) and "missing" in entry:
         _needs_like(origin, entry["missing"])
@@ -60,8 +60,8 @@ def recipe_from_json(entry: Any, origin: str) -> Recipe:
         raise ValueError(f"{origin} is damaged: its recipe cannot be read") from error
     if made_from.name not in RECIPES:
         raise ValueError(
-            f"{origin} was built by the recipe {made_from.name!r}, and there is none of that name: "
-            "import the module that defines it, or give a flow of the same structure as `like`"
+            f"{origin} was built by the recipe {made_from.name!r}, which is not registered: import "
+            "the module that defines it, or give a flow of the same structure as `like`"
         )
     return made_from
 
@@ -82,7 +82,7 @@ def build_structure(recipe: Recipe, origin: str) -> Bijector:
 
 @functools.lru_cache(maxsize=64)
 def _structure(recipe: Recipe) -> Bijector:
-    """What ``recipe`` builds, with shapes in place of parameters."""
+    """The bijector of ``recipe``, with shapes in place of parameters."""
 
     def build(key: jax.Array) -> Bijector:
         return RECIPES[recipe.name](key, recipe.event_shape, **dict(recipe.options)).bijector
@@ -91,7 +91,7 @@ def _structure(recipe: Recipe) -> Bijector:
 
 
 def _option_to_json(value: Any) -> Any:
-    """``value`` in JSON; a TypeError says what cannot be."""
+    """``value`` as JSON. Raises a TypeError that names what cannot be saved."""
     if isinstance(value, tuple):
         return [_option_to_json(item) for item in value]
     if isinstance(value, np.generic):
@@ -120,7 +120,7 @@ def _needs_like(origin: str, reason: str) -> NoReturn:
 
 
 def base_to_json(base: dist.Distribution) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The base as JSON and arrays, or why it cannot be written."""
+    """The base as JSON and arrays, or the reason why it cannot be saved."""
     try:
         spec, arguments = describe_base(base)
     except TypeError as error:
@@ -131,7 +131,7 @@ def base_to_json(base: dist.Distribution) -> tuple[dict[str, Any], dict[str, np.
 
 
 def _digest(base: dist.Distribution) -> str:
-    """A base's numbers, whatever order its leaves come in: that depends on the hash seed."""
+    """A hash of a base's numbers in any order, because that of its leaves varies between runs."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(base)]
     parts = sorted(repr((a.dtype.str, a.shape)).encode() + a.tobytes() for a in leaves)
     return hashlib.sha256(b"".join(parts)).hexdigest()
@@ -143,21 +143,21 @@ def base_from_json(
     """The base that :func:`base_to_json` wrote, or else that of ``like``.
 
     Raises:
-      ValueError: if it cannot be built, or ``like`` is needed and does not have the same.
+      ValueError: if it cannot be built, or ``like`` is needed and has another base.
     """
     if isinstance(entry, dict) and "missing" in entry:
         if like is None:
             _needs_like(origin, entry["missing"])
         if _digest(like.base) != entry.get("digest"):
             raise ValueError(
-                f"{origin} could not hold the base it was saved with, and the base of `like` has "
-                "other parameters than that"
+                f"{origin} could not describe the base that was saved, and the base of `like` has "
+                "other parameters"
             )
         return like.base
     try:
         wrappers = tuple((kind, value) for kind, value in entry["wrappers"])
         spec = BaseSpec(entry["name"], entry["options"], wrappers)
-        # float64 arrays of NumPy's stay what they are where JAX would round them.
+        # NumPy arrays in float64 stay as they are where JAX would round them.
         arguments = {
             name.removeprefix("base."): jnp.asarray(a) if is_supported(a.dtype) else a
             for name, a in arrays.items()

@@ -1,4 +1,4 @@
-"""Conditioners: networks that turn part of an event, and a context, into a layer's parameters."""
+"""Conditioners: networks that map part of an event, and a context, to a layer's parameters."""
 
 from flowdists.networks.base import Linear, Network
 from flowdists.networks.deep_sets import DeepSets

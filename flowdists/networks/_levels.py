@@ -1,4 +1,4 @@
-"""The order in which a masked network can be evaluated: which units belong to which step."""
+"""The steps in which a masked network can be evaluated, and which units belong to each."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class Architecture:
     r"""The static side of a MADE: sizes, degrees, masks, and how the layers are wired.
 
     Everything is arranged in *levels* ``0, ..., num_levels - 1``, which are the degrees of Germain
-    et al. 2015. Inputs stand in the order of generation, hidden units are sorted by level. A hidden
-    unit of level ``m`` sees inputs of levels below ``m``; the parameters of an input of level ``m``
-    see hidden units of levels up to ``m``. So every mask is block triangular, and level after
-    level can be computed from the ones before.
+    et al. 2015 (https://arxiv.org/abs/1502.03509). Inputs are in the order of generation, hidden
+    units are sorted by level. A hidden unit of level ``m`` sees inputs of levels below ``m``; the
+    parameters of an input of level ``m`` see hidden units of levels up to ``m``. So every mask is
+    block triangular, and each level can be computed from the levels before it.
 
-    Where the hidden layers are wide enough there is one level per input. In a narrow network the
+    If the hidden layers are wide enough, there is one level per input. In a narrow network the
     narrowest layer sets the number of levels. Inputs then share levels, as evenly as possible, and
-    those that share one are independent of each other given the earlier ones. No other degrees
-    would keep more dependencies: every path from input ``j`` to parameters ``i`` needs a unit of
-    the narrowest layer whose degree separates ``j`` from ``i``, and equal groups leave the fewest
-    pairs unseparated; all layers use the same degrees so that none loses more.
+    inputs of one level are independent of each other given the earlier ones. No other degrees keep
+    more dependencies: every path from input ``j`` to parameters ``i`` needs a unit of the narrowest
+    layer whose degree separates ``j`` from ``i``, and equal groups leave the fewest pairs
+    unseparated. All layers use the same degrees, so that no layer loses more.
 
-    Level 0 sees no input. It has hidden units if there is a context, on which the first input's
-    parameters then depend through all layers, and else none: they could only be constants.
+    Level 0 sees no input. With a context it has hidden units, through which the parameters of the
+    first input depend on the context. Without one it has none, because they would be constants.
 
     Attributes:
       event_size: number of inputs.
@@ -55,7 +55,7 @@ class Architecture:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Length of the vector that enters each linear layer."""
+        """Length of the input of each linear layer."""
         if self.residual:
             return (self.event_size, *self.hidden_sizes[:1] * (2 * len(self.hidden_sizes) + 1))
         return (self.event_size, *self.hidden_sizes)
@@ -67,18 +67,18 @@ class Architecture:
 
     @functools.cached_property
     def unit_sizes(self) -> tuple[np.ndarray, ...]:
-        """For each linear layer, how many entries of the vector that enters it each level has."""
+        """For each linear layer, how many entries of its input belong to each level."""
         return (self.input_sizes, *(self._hidden_sizes(width) for width in self.widths[1:]))
 
     def _hidden_sizes(self, width: int) -> np.ndarray:
-        # With a single level there is no other place for the units, context or not.
+        # With a single level there is no other place for the units, even without a context.
         skipped = 0 if self.has_context or self.num_levels == 1 else 1
         return np.append(np.zeros(skipped, int), _share(width, self.num_levels - skipped))
 
     def mask(self, index: int) -> np.ndarray:
         """The mask of linear layer ``index``, of shape ``(outputs, inputs)`` and dtype bool.
 
-        For the last layer it is that of one parameter, ``(event_size, inputs)``.
+        For the last layer it is the mask for one parameter, ``(event_size, inputs)``.
         """
         source, target = (_degrees(sizes) for sizes in self._sides(index))
         if index == 0:
@@ -96,13 +96,13 @@ class Architecture:
         gate: Callable[[int, Array], Array],
         x: Any,
     ) -> Array:
-        """Wire the layers, whatever ``linear``, ``activate`` and ``gate`` do.
+        """Connect the layers, with any functions for their operations.
 
         Args:
           linear: ``linear(k, h)`` applies the linear layer ``k``.
           activate: ``activate(k, h)`` is the nonlinearity before linear layer ``k``.
           gate: ``gate(b, h)`` applies the gate of block ``b``.
-          x: what enters the first layer.
+          x: the input of the first layer.
         """
         last = len(self.widths) - 1
         h = linear(0, x)
@@ -118,7 +118,7 @@ class Architecture:
 
 
 def _share(total: int, parts: int) -> np.ndarray:
-    """Divide ``total`` units among ``parts`` levels; the first, seen by the most, get the rest."""
+    """Divide ``total`` units among ``parts`` levels; the first levels get the remainder."""
     return total // parts + (np.arange(parts) < total % parts)
 
 

@@ -1,4 +1,4 @@
-"""What networks share: the pytree rule, the linear layer, activations by name."""
+"""What networks share: the rule for pytrees, the linear layer, activations by name."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Network:
 class Linear(Network):
     """``x @ weight + bias`` over the last axis.
 
-    Weights start as Glorot normal draws times ``scale``, the bias at zero. ``scale=0`` gives a
-    layer whose output is zero, and draws nothing: every shape drawn takes a while to compile.
+    Weights start as Glorot normal draws times ``scale``, the bias at zero. With ``scale=0`` the
+    output is zero and nothing is drawn, because JAX compiles a program for every shape of draws.
     """
 
     weight: Array
@@ -48,7 +48,7 @@ class Linear(Network):
 
 
 def resolve_activation(activation: Activation) -> Callable[[Array], Array]:
-    """The function behind a name in :mod:`jax.nn`; a function is itself.
+    """The function of :mod:`jax.nn` with this name; a function is returned as it is.
 
     Raises:
       ValueError: if the name is unknown.

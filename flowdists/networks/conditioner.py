@@ -1,4 +1,4 @@
-"""How a layer calls its conditioner: any callable pytree will do."""
+"""Any callable pytree as the conditioner of a layer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Shape = tuple[int, ...]
 
 
 class ForeignConditioner(Network):
-    """A callable pytree of another library (an Equinox module, a closure over nothing).
+    """A callable pytree of another library (an Equinox module), or a function without parameters.
 
-    It maps one array to one array, the context appended to the last axis, and is vmapped over the
-    batch. Its float arrays are parameters; everything else in it is configuration.
+    It maps one array to one array, with the context appended to the last axis, and is vmapped over
+    the batch. Its float arrays are parameters; everything else in it is configuration.
 
     Args:
       function: the callable pytree.
-      ndims: the number of axes of what it takes: 1 for a vector, 3 for an image.
+      ndims: number of axes of its input: 1 for a vector, 3 for an image.
     """
 
     wrapped: Partitioned
@@ -45,10 +45,10 @@ class ForeignConditioner(Network):
 def as_conditioner(
     caller: str, function: Any, in_shape: Shape, out_size: int, context_size: int
 ) -> Any:
-    """``function`` as a network ``(x, context) -> parameters``, its sizes checked by a dry run.
+    """``function`` as a network ``(x, context) -> parameters``, with sizes checked by a dry run.
 
     Args:
-      caller: the name of the layer, for error messages.
+      caller: name of the layer, for error messages.
       function: a network of ours that takes contexts, or a callable pytree.
       in_shape: shape of one input: ``(in_size,)``, or ``(H, W, channels)``.
       out_size: the last axis of the output; the other axes are those of the input.
@@ -56,13 +56,14 @@ def as_conditioner(
 
     Raises:
       TypeError: if it is not callable.
-      ValueError: if it does not map the one shape to the other.
+      ValueError: if it does not map inputs of the given shape to outputs of the right one.
     """
     check_callable(caller, "conditioner", function)
     is_ours = isinstance(function, Network)
     takes_contexts = is_ours and "context" in inspect.signature(function.__call__).parameters
     network: Any = function if takes_contexts else ForeignConditioner(function, len(in_shape))
-    # More inputs than a row has pixels: a network of vectors would take contexts for pixels.
+    # The batch size differs from the pixels in a row. Otherwise contexts, which have no axes for
+    # pixels, could broadcast along a row in a network of vectors.
     batch = 1 + math.prod(in_shape[-2:-1])
     *rest, in_size = in_shape
     given = f"{(*rest, in_size + context_size)}{', context included,' if context_size else ''}"
@@ -75,10 +76,10 @@ def as_conditioner(
 
 
 def check_callable(caller: str, argument: str, function: Any) -> None:
-    """``function`` can be called.
+    """Check that ``function`` can be called.
 
     Raises:
-      TypeError: otherwise.
+      TypeError: if it cannot.
     """
     if not callable(function):
         raise TypeError(
@@ -87,12 +88,12 @@ def check_callable(caller: str, argument: str, function: Any) -> None:
 
 
 def dry_run(wanted: str, function: Callable[..., Any], shape: Shape, *others: Any) -> Any:
-    """What ``function`` makes of an array of ``shape``, found without computing anything.
+    """The shape and dtype of ``function``'s output, found without computing anything.
 
     Args:
-      wanted: what it must do, for the error message.
+      wanted: what the function must do, for the error message.
       function: a network.
-      shape: of its first argument.
+      shape: shape of its first argument.
       others: its other arguments, as :func:`jax.eval_shape` takes them.
 
     Raises:
@@ -108,7 +109,7 @@ def dry_run(wanted: str, function: Callable[..., Any], shape: Shape, *others: An
 
 
 def over_batch(function: Callable[[Array], Array], x: Array, ndims: int) -> Array:
-    """``function``, of arrays with ``ndims`` axes, on each of a batch of any shape."""
+    """Apply ``function``, of arrays with ``ndims`` axes, to each one in a batch of any shape."""
     batch = x.shape[: x.ndim - ndims]
     out = jax.vmap(function)(x.reshape(math.prod(batch), *x.shape[len(batch) :]))
     return out.reshape(*batch, *out.shape[1:])

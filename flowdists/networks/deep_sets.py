@@ -1,4 +1,4 @@
-"""A network of a set: its output does not depend on the order of the elements."""
+"""A network of sets: its output does not depend on the order of the elements."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ POOLING = ("mean", "sum", "max")
 class DeepSets(Network):
     r"""A permutation-invariant network, :math:`\rho(\mathrm{pool}_i\,\phi(x_i))`.
 
-    Zaheer et al. 2017. Both functions are MLPs; the pooled features enter the second one together
-    with the logarithm of the number of elements. As the embedding of a conditional flow it makes
-    the density depend on a set of observations, not on their order.
+    From Zaheer et al. 2017 (https://arxiv.org/abs/1703.06114). Both functions are MLPs. The pooled
+    features enter the second one, together with the logarithm of the number of elements. As the
+    embedding of a conditional flow, it makes the density depend on a set of observations, not on
+    their order.
 
-    With ``masked``, sets of different sizes share one array: the last feature of each element is 1
-    if it is there and 0 if it only fills up the array; whatever else a filler holds is ignored. The
-    contexts of a flow have to be finite, so fill those with zeros, not with NaN.
+    With ``masked``, sets of different sizes share one array. The last feature is then a mask: 1 for
+    an element of the set, and 0 for a filler, whose other features are ignored. The contexts of a
+    flow must be finite, so use fillers of zeros, not of NaN.
 
     Args:
       key: PRNG key.
-      in_size: features of one element (the mask not counted).
+      in_size: number of features of one element, without the mask.
       out_size: length of the output vector.
       hidden_sizes: widths of the hidden layers of both MLPs.
       pooling: "mean", "sum" or "max", over the elements.
@@ -78,20 +79,20 @@ class DeepSets(Network):
 
     @property
     def ends_in_mask(self) -> bool:
-        """Whether the last feature is a mask, which is not to be standardized."""
+        """Whether the last feature is a mask, which must not be standardized."""
         return self.masked
 
     def __call__(self, x: Array) -> Array:
         """Map sets ``(*batch, n, in_size)``, or ``in_size + 1`` with a mask, to vectors.
 
-        The output of a set without elements is that of features of zero.
+        The pooled features of an empty set are zero.
         """
         mask = x[..., -1:] if self.masked else jnp.ones_like(x[..., :1])
         present = mask > 0.5
-        if self.masked:  # a filler of NaN must not reach the gradient
+        if self.masked:  # a NaN in a filler must not reach the gradient
             x = jnp.where(present, x[..., :-1], 0.0)
         features = self.element(x)
-        # A mask of NaN is neither, and makes the output NaN.
+        # A NaN in the mask makes the output NaN.
         count = jnp.where(jnp.isnan(mask), mask, present).sum(axis=-2).astype(features.dtype)
         if self.pooling == "max":
             pooled = jnp.where(present, features, -jnp.inf).max(axis=-2)

@@ -1,4 +1,4 @@
-"""What turns a context of any shape into a vector: any callable pytree will do."""
+"""Any callable pytree as an embedding, which maps contexts of any shape to vectors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Shape = tuple[int, ...]
 class Embedding(Network):
     """A network of one context, applied to each context of a batch.
 
-    Its float arrays are parameters; everything else in it is configuration. A network whose
-    ``ends_in_mask`` is true takes the last channel of a context for a mask: above 0.5 where the
+    Its float arrays are parameters; everything else in it is configuration. A network with a true
+    attribute ``ends_in_mask`` uses the last channel of a context as a mask: above 0.5 where the
     other channels hold data.
 
     Args:
-      caller: what to call the caller in an error message.
+      caller: name of the caller, for error messages.
       function: any callable pytree that maps an array of ``context_shape`` to a vector of floats.
       context_shape: shape of one context.
 
@@ -53,15 +53,15 @@ class Embedding(Network):
 
 
 def vector_size(what: str, function: Any, shape: Shape) -> int:
-    """How long the vectors are that ``function`` makes of a batch of arrays of ``shape``.
+    """The length of the vectors to which ``function`` maps a batch of arrays of ``shape``.
 
     Args:
-      what: what to call the function in an error message.
-      function: the function, of a batch ``(n, *shape)``.
-      shape: of what it takes.
+      what: name of the function, for error messages.
+      function: a function of a batch ``(n, *shape)``.
+      shape: shape of one array.
 
     Raises:
-      ValueError: if it fails, or makes anything else.
+      ValueError: if it fails, or returns anything else.
     """
     wanted = f"{what} must map an array of shape {shape} to a vector of floats"
     output = dry_run(wanted, function, (1, *shape))

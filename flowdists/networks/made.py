@@ -17,11 +17,11 @@ from flowdists.networks.mlp import context_matrix, equal_width
 
 
 class Layers(NamedTuple):
-    """A MADE made ready for use: masked weights, with the context folded in.
+    """A MADE prepared for evaluation: masked weights, and the contributions of the context.
 
     Features come first, in the order of generation and of the levels. Shapes end in ``*batch``,
     the context's batch shape, padded with ones on the left to the number of batch axes of the
-    input; without a context these axes are all 1.
+    input. Without a context all these axes are 1.
 
     Attributes:
       weights: for each linear layer ``(outputs, inputs)``; the last layer's outputs are
@@ -36,16 +36,17 @@ class Layers(NamedTuple):
 
 
 class MADE(Network):
-    """Parameters for every element of a vector, each computed from the elements before it alone.
+    """Parameters for every element of a vector, computed only from the elements before it.
 
-    The masked network of Germain et al. 2015: ``order[i]`` is the element that is generated
-    ``i``-th, and its parameters depend on the elements ``order[:i]`` and on the context. Those of
-    the first are a bias, or a nonlinear function of the context. The output layer starts at zero.
+    The masked network of Germain et al. 2015 (https://arxiv.org/abs/1502.03509). ``order[i]`` is
+    the element that is generated ``i``-th, and its parameters depend on the elements ``order[:i]``
+    and on the context. Those of the first element are a bias, or a nonlinear function of the
+    context. The output layer starts at zero.
 
-    Hidden units are given their degrees evenly and deterministically. A hidden layer with fewer
-    than ``event_size - 1`` units (``event_size``, with a context) cannot tell all elements apart:
-    then neighbours in the order form groups of equal size, in which none sees the others. That
-    loses the fewest dependencies.
+    Hidden units get their degrees evenly and deterministically. A hidden layer with fewer than
+    ``event_size - 1`` units (``event_size``, with a context) cannot tell all elements apart.
+    Neighbours in the order then form groups of equal size, without dependencies inside of a group.
+    This loses the fewest dependencies.
 
     Args:
       key: PRNG key.
@@ -54,7 +55,7 @@ class MADE(Network):
       hidden_sizes: widths of the hidden layers; with ``residual``, of the blocks, all equal.
       order: a permutation of ``range(event_size)``, "ascending" or "descending".
       residual: whether to use pre-activation residual blocks, ``h + W2 act(W1 act(h))``, in place
-        of plain layers. A context gates them, as in :class:`ResidualMLP`.
+        of plain layers. A context gates the blocks, as in :class:`ResidualMLP`.
       context_size: length of the context vector, 0 for none. It enters the first layer.
       activation: a function, or the name of one in :mod:`jax.nn`.
 
@@ -115,8 +116,8 @@ class MADE(Network):
 
         Args:
           x: ``(*batch, event_size)``.
-          context: ``(*batch, context_size)``, where the two batch shapes broadcast and ``x`` has
-            no fewer batch axes; None for a network without context.
+          context: ``(*batch, context_size)``, or None for a network without a context. The two
+            batch shapes broadcast, and ``x`` has at least as many batch axes.
 
         Returns:
           ``(num_params, *batch, event_size)``: the shape in which transformers take them.
@@ -126,7 +127,7 @@ class MADE(Network):
         return jnp.moveaxis(params[:, np.argsort(self.order)], 1, -1)
 
     def prepare(self, context: Any, batch_ndims: int) -> Layers:
-        """Mask the weights and fold in the context, for inputs with ``batch_ndims`` batch axes."""
+        """Mask the weights and add the context, for inputs with ``batch_ndims`` batch axes."""
 
         def features_first(value: Array) -> Array:
             missing = batch_ndims + 1 - value.ndim
@@ -149,7 +150,7 @@ class MADE(Network):
 
 
 def evaluate(architecture: Architecture, layers: Layers, x: Array) -> Array:
-    """The whole network at once, features first.
+    """The whole network at once, with features first.
 
     Args:
       architecture: the network's.

@@ -16,8 +16,8 @@ from flowdists.networks.base import Activation, Array, Linear, Network, resolve_
 class MLP(Network):
     """A multi-layer perceptron, by default one whose output layer starts at zero.
 
-    The context enters the first layer through its own weights: the same as concatenation, without
-    copying one context to every sample that shares it.
+    The context enters the first layer through its own weights. This equals concatenation, but does
+    not copy a context to every sample that shares it.
 
     Args:
       key: PRNG key.
@@ -26,9 +26,9 @@ class MLP(Network):
       hidden_sizes: widths of the hidden layers, at least one.
       context_size: length of the context vector, 0 for none.
       activation: a function, or the name of one in :mod:`jax.nn`.
-      output_scale: factor of the output layer's first weights: 0, the default, for a layer that is
-        to start as the identity; 1 for an encoder or a decoder, which must not start without a
-        gradient.
+      output_scale: factor of the output layer's initial weights: 0, the default, for a layer that
+        starts as the identity; 1 for an encoder or a decoder, whose gradient must not start at
+        zero.
 
     >>> import jax
     >>> network = MLP(jax.random.key(0), 3, 4, hidden_sizes=(16,), context_size=2)
@@ -73,11 +73,12 @@ class MLP(Network):
 
 
 class ResidualMLP(Network):
-    """A pre-activation residual network (He et al. 2016), by default with an output layer at zero.
+    """A pre-activation residual network, by default with an output layer that starts at zero.
 
-    Each block computes ``h + W2 act(W1 act(h))``, with ``W2`` small at the start. A context enters
-    the first layer and gates the output of every block: ``h + sigmoid(V c) * W2 act(W1 act(h))``,
-    as in the conditioner of Durkan et al. 2019.
+    From He et al. 2016 (https://arxiv.org/abs/1603.05027). Each block computes
+    ``h + W2 act(W1 act(h))``, with ``W2`` small at the start. A context enters the first layer and
+    gates the output of every block: ``h + sigmoid(V c) * W2 act(W1 act(h))``, as in the conditioner
+    of Durkan et al. 2019 (https://arxiv.org/abs/1906.04032).
 
     Args:
       key: PRNG key.
@@ -86,7 +87,7 @@ class ResidualMLP(Network):
       hidden_sizes: one width for each block, all equal.
       context_size: length of the context vector, 0 for none.
       activation: a function, or the name of one in :mod:`jax.nn`.
-      output_scale: factor of the output layer's first weights, as in :class:`~flowdists.MLP`.
+      output_scale: factor of the output layer's initial weights, as in :class:`~flowdists.MLP`.
 
     Raises:
       ValueError: if widths differ or are not positive, or the activation is unknown.
@@ -146,7 +147,7 @@ def context_matrix(key: Array, context_size: int, width: int) -> Array | None:
 
 
 def context_term(caller: str, context_weight: Array | None, context: Any) -> Any:
-    """What the context adds to the first layer; 0 without one.
+    """The contribution of the context to the first layer; 0 without a context.
 
     Raises:
       ValueError: if there is a context, but the network was built without ``context_size``.

@@ -1,4 +1,4 @@
-"""Normalization per channel that starts from data."""
+"""Normalization of channels, initialized from data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flowdists.networks.base import Array, Network
 
 
 class ChannelNorm(Network):
-    """``(h - loc) * exp(-log_scale)`` per channel (the last axis): ActNorm inside of a network.
+    """``(h - loc) * exp(-log_scale)`` for each channel (the last axis): ActNorm in a network.
 
     Args:
       num_channels: length of the last axis.
@@ -41,7 +41,8 @@ def channel_statistics(
 ) -> tuple[Array, Array]:
     """The mean and the log of the standard deviation of every channel, over all other axes.
 
-    A channel that is constant has a log-deviation of 0; one without any value, a mean of 0 as well.
+    For a constant channel the log of the standard deviation is 0. For a channel without any value
+    the mean is 0 as well.
 
     Args:
       value: ``(*others, channels)``, or ``others`` alone.
@@ -51,16 +52,16 @@ def channel_statistics(
     axes = tuple(range(value.ndim - channel_ndims))
     largest = jnp.abs(value).max(axes, initial=0, where=present)
     scale = _power_of_two(largest)
-    scaled = value / scale  # exact, and its squares neither overflow nor vanish
+    scaled = value / scale  # exact, and its squares neither overflow nor underflow
     mean, deviation = scaled.mean(axes, where=present), scaled.std(axes, where=present)
-    # What rounding leaves of a constant channel is not a scale.
+    # The rounding error of a constant channel is not a scale.
     is_scale = deviation > 4 * jnp.finfo(value.dtype).eps * largest / scale
     log_deviation = jnp.log(jnp.where(is_scale, deviation * scale, 1.0))
     return jnp.where(largest == 0, 0.0, mean * scale), log_deviation
 
 
 def _power_of_two(largest: Array) -> Array:
-    """A power of two, of half the size of ``largest``, whose reciprocal is a normal number too."""
+    """A power of two, a quarter to half of ``largest``, whose reciprocal is a normal number too."""
     normal = jnp.where(largest >= 2 * jnp.finfo(largest.dtype).tiny, largest, 1.0)
     mantissa, _ = jnp.frexp(normal)
     return normal / (4 * mantissa)

@@ -1,4 +1,4 @@
-"""From a recipe's layers to a flow: the base, the support, and what a context goes through."""
+"""From a recipe's layers to a flow: the base, the support and the embedding of a context."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ def assemble(
     support: Any = None,
     base: Any = None,
 ) -> Flow | ConditionalFlow:
-    """The flow of a recipe's layers. Its keywords are options of every recipe, with this text.
+    """The flow of a recipe's layers. The keywords, and their text, are shared by all recipes.
 
     Args:
-      recipe: the name of the recipe, the event's shape and the options, which the flow remembers.
+      recipe: the name of the recipe, the event's shape and the options, which the flow keeps.
       key: PRNG key.
       make_layers: builds the layers from a key, the shape of an event, and the first four options,
-        with the shape of an embedded context in the place of ``context_shape``.
-      hidden_sizes: widths of each network's hidden layers; a residual network has a block for each.
+        with the shape of an embedded context in place of ``context_shape``.
+      hidden_sizes: widths of each network's hidden layers, or of its residual blocks.
       residual: whether the networks are residual.
       activation: a function, or the name of one in :mod:`jax.nn`.
       context_shape: shape of one context, for a conditional flow.
-      num_classes: for labels as context, in place of ``context_shape``: then
-        :meth:`~flowdists.ConditionalFlow.condition` takes integers below it.
+      num_classes: number of classes, for labels as contexts, in place of ``context_shape``:
+        :meth:`~flowdists.ConditionalFlow.condition` then takes integers below it.
       embedding: None; or any callable pytree that maps one context to a vector, trained with the
         flow: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with ``output_scale=1.0``, an
         Equinox module. Contexts are standardized before it, from the first data.
       conditional_base: whether the base gets a location and scale from a network of the context.
-      support: where the density lives: a NumPyro constraint, such as ``prior.support``, or one for
-        each element of a vector. The last layer maps onto it; the shape of an event is that of the
-        constrained one.
-      base: a NumPyro distribution of the latents; standard normal unless given.
+      support: support of the density: a NumPyro constraint, such as ``prior.support``, or one for
+        each element of a vector. The last layer maps onto it; ``event_shape`` is the shape of a
+        constrained event.
+      base: a NumPyro distribution of the latents; by default a standard normal.
 
     Returns:
       A :class:`~flowdists.Flow`; with a ``context_shape`` or ``num_classes`` a
       :class:`~flowdists.ConditionalFlow`.
 
     Raises:
-      TypeError: for a key that is not a key, or a base that is not a distribution.
-      ValueError: for shapes or options out of range, each named.
+      TypeError: for an invalid key, or a base that is not a distribution.
+      ValueError: for an invalid shape or option, which the message names.
     """
     caller, event_shape = recipe.name, recipe.event_shape
     onto_support: list[Bijector] = []

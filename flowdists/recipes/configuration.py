@@ -1,4 +1,4 @@
-"""A recipe's options as configuration: plain values that can be compared, hashed and written."""
+"""A recipe's options as configuration: plain values that can be compared, hashed and saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Spec = tuple[Any, ...]
 
 
 def describe(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Options by name, sorted; of an embedding, or a support that cannot be written, the type."""
+    """Options by name, sorted. An embedding, or a support that cannot be saved, becomes a type."""
     described = dict(options)
     if described.get("embedding") is not None:
         described["embedding"] = type(described["embedding"])
@@ -25,16 +25,16 @@ def describe(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def canonical_support(support: Any) -> Any:
-    """``support``, or its specification, as it comes back from a file.
+    """``support``, or its specification, in the form in which a file returns it.
 
-    What cannot be written is returned as it is.
+    A support that cannot be saved is returned as it is.
     """
     spec = _support_spec(support)
     return _build(spec) if isinstance(spec, tuple) else support
 
 
 def _support_spec(support: Any) -> Any:
-    """``support`` as nested tuples, or its type if there is no way to write it so."""
+    """``support`` as nested tuples, or its type if that is not possible."""
     if support is None or _is_spec(support):
         return support
     try:
@@ -95,7 +95,7 @@ _CONSTRAINTS: dict[str, Any] = {
 
 
 def _hashable(value: Any) -> Any:
-    """``value`` with tuples in the place of sequences and arrays."""
+    """``value`` with tuples in place of sequences and arrays."""
     if isinstance(value, jax.Array | np.ndarray):
         return _hashable(np.asarray(value).tolist())
     if isinstance(value, list | tuple | range):

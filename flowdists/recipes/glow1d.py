@@ -1,4 +1,4 @@
-"""Glow for tables."""
+"""Glow for vectors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def Glow1D(
     scale: str = "tanh",
     **network: Any,
 ) -> Bijector:
-    """The step of Glow for vectors (Kingma & Dhariwal 2018): ActNorm, LU linear, affine coupling.
+    """Steps of Glow for vectors: ActNorm, a linear map in LU form, an affine coupling.
 
-    The linear maps mix the elements between couplings; they and a new flow start as the identity.
+    From Kingma and Dhariwal 2018 (https://arxiv.org/abs/1807.03039). The linear maps mix the
+    elements between couplings. A new flow is the identity.
 
     Args:
       key: PRNG key for the networks.
@@ -45,7 +46,7 @@ def Glow1D(
     def make_step(key: Array, flip: bool) -> Bijector:
         linear_key, coupling_key = jax.random.split(key)
         coupling = AffineCoupling(coupling_key, event_shape, scale=scale, flip=flip, **network)
-        # Turned around, the linear map is a plain matrix product in the density direction.
+        # Inverted, so that the density direction is a plain matrix product.
         return Chain([coupling, Inverse(LULinear(linear_key, event_shape)), ActNorm(event_shape)])
 
     return alternate("Glow1D", key, make_step, num_layers)

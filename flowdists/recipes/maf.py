@@ -25,11 +25,12 @@ def MAF(
     scale: str = "tanh",
     **network: Any,
 ) -> Bijector:
-    """Masked autoregressive flow (Papamakarios, Pavlakou & Murray 2017), affine.
+    """Masked autoregressive flow with affine layers.
 
-    The density costs one pass through each layer's network; a sample costs the multiply-adds of
-    one pass too, spread over a loop of as many steps as there are dimensions. A new flow is the
-    identity; :func:`~flowdists.fit`, or ``data_init``, standardizes the data in a last ActNorm.
+    From Papamakarios, Pavlakou and Murray 2017 (https://arxiv.org/abs/1705.07057). A density costs
+    one pass through each layer's network. A sample costs as many multiply-adds, in a loop with one
+    step for each dimension. A new flow is the identity; :func:`~flowdists.fit`, or ``data_init``,
+    standardizes the data in a last :class:`~flowdists.ActNorm`.
 
     Args:
       key: PRNG key for the networks.
@@ -59,10 +60,11 @@ def IAF(
     scale: str = "tanh",
     **network: Any,
 ) -> Bijector:
-    """Inverse autoregressive flow (Kingma et al. 2016): MAF's layers turned around.
+    """Inverse autoregressive flow: the inverted layers of a MAF.
 
-    A sample with its density costs one pass through each layer's network, which is what a
-    variational guide needs; the density of given data costs a loop over the dimensions.
+    From Kingma et al. 2016 (https://arxiv.org/abs/1606.04934). A sample together with its density
+    costs one pass through each layer's network, which suits variational guides. The density of
+    given data costs a loop over the dimensions.
 
     Args:
       key: PRNG key for the networks.
@@ -86,7 +88,7 @@ def IAF(
 def _layers(
     event_shape: Shape, order: str | Sequence[int], scale: str, **options: Any
 ) -> Callable[[Array, bool], Bijector]:
-    """A function that makes a layer from a key and the sense of an alternating order."""
+    """A function that makes a layer from a key and the direction of an alternating order."""
 
     def make_layer(key: Array, flip: bool) -> Bijector:
         alternating = "descending" if flip else "ascending"

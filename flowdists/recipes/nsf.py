@@ -31,23 +31,24 @@ def NSF(
     affine: bool = True,
     **network: Any,
 ) -> Bijector:
-    """Neural spline flow (Durkan, Bekasov, Murray & Papamakarios 2019).
+    """Neural spline flow: rational-quadratic splines with linear maps in LU form between them.
 
-    Rational-quadratic splines, in coupling layers (fast both ways) or autoregressive ones, with
-    linear maps in LU form between them. A new flow is the identity; :func:`~flowdists.fit`, or
-    ``data_init``, standardizes the data in a last :class:`~flowdists.ActNorm`.
+    From Durkan, Bekasov, Murray and Papamakarios 2019 (https://arxiv.org/abs/1906.04032). The
+    splines are in coupling layers (both directions are fast) or in autoregressive ones. A new flow
+    is the identity; :func:`~flowdists.fit`, or ``data_init``, standardizes the data in a last
+    :class:`~flowdists.ActNorm`.
 
     Args:
       key: PRNG key for the networks.
       event_shape: shape of one event; at least 2 elements, unless ``autoregressive``.
       num_layers: number of spline layers.
-      autoregressive: whether layers are autoregressive. Then a sample costs the multiply-adds of
+      autoregressive: whether layers are autoregressive. A sample then costs the multiply-adds of
         one pass through the networks, in a loop over the dimensions.
       num_bins: bins of each spline, at least 2.
       bound: the splines act on ``[-bound, bound]``, in units of the standardized data.
       affine: whether a shift and scale follows each spline, with parameters from the same network.
-        The splines alone map ``[-bound, bound]`` onto itself, which makes a density whose width
-        varies (a funnel, say) slow to fit.
+        Splines alone map ``[-bound, bound]`` onto itself. A density whose width varies (a funnel,
+        for example) is then slow to fit.
       **network: options of the layers' networks, and the shape of their contexts.
 
     >>> import jax
@@ -63,7 +64,7 @@ def NSF(
         linear_key, key = jax.random.split(key)
         structure = MaskedAutoregressive if autoregressive else Coupling
         layer = structure(key, event_shape, transformer=transformer, **network)
-        # Turned around, the linear map is a plain matrix product in the density direction.
+        # Inverted, so that the density direction is a plain matrix product.
         return Chain([layer, Inverse(LULinear(linear_key, event_shape)), Reverse(event_shape)])
 
     layers = [Repeat(key, make_layer, num_layers)]

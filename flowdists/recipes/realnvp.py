@@ -23,10 +23,11 @@ def RealNVP(
     scale: str = "tanh",
     **network: Any,
 ) -> Bijector:
-    """Affine coupling layers (Dinh, Sohl-Dickstein & Bengio 2017).
+    """RealNVP: affine coupling layers, fast in both directions.
 
-    Fast both ways. Neighbouring layers exchange what they keep and what they change. A new flow is
-    the identity; :func:`~flowdists.fit`, or ``data_init``, standardizes the data in a last
+    From Dinh, Sohl-Dickstein and Bengio 2017 (https://arxiv.org/abs/1605.08803). Neighbouring
+    layers exchange what they keep and what they change. A new flow is the identity;
+    :func:`~flowdists.fit`, or ``data_init``, standardizes the data in a last
     :class:`~flowdists.ActNorm`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Recipes by name, and the decorator that makes a recipe of a function that builds layers."""
+"""Recipes by name, and the decorator that turns a function that builds layers into a recipe."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _SHARED = {
     for name, parameter in inspect.signature(assemble, eval_str=True).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY
 }
-"""The options of :func:`assemble`, which are those of every recipe."""
+"""The options of :func:`assemble`, which every recipe has."""
 
 
 def recipe(
     build: Callable[Options, Bijector], *, without: Collection[str] = ()
 ) -> Callable[Options, Any]:
-    """Make a recipe of ``build(key, event_shape, *, ..., **network) -> Bijector``.
+    """Turn ``build(key, event_shape, *, ..., **network) -> Bijector`` into a recipe.
 
-    ``build`` makes layers. The recipe checks key and shapes and adds what can be around any layers:
-    a base, a support, and what a context goes through. These options, and those of networks, take
-    the place of ``**network`` in the signature and in the docstring. The recipe is registered under
-    the name of ``build``. :func:`~flowdists.load` finds it once its module is imported.
+    ``build`` makes layers. The recipe checks key and shapes, and adds what any layers can have
+    around them: a base, a support and the embedding of a context. These options, and those of
+    networks, replace ``**network`` in the signature and in the docstring. The recipe is registered
+    under the name of ``build``. :func:`~flowdists.load` finds it once its module is imported.
 
-    Type checkers see ``Any`` returned: which of the two kinds of flow it is depends on an option.
+    Type checkers see the result as ``Any``, because an option decides which kind of flow it is.
 
     Args:
-      build: the function. ``event_shape`` is that of the layers, before a last one maps onto a
+      build: the function. ``event_shape`` is that of the layers, before the last layer maps onto a
         support. ``network`` holds ``hidden_sizes``, ``residual``, ``activation`` and the
-        ``context_shape`` after the embedding, or None. An option that ``build`` declares itself has
-        its own default and text.
+        ``context_shape`` after the embedding, or None. An option that ``build`` itself declares
+        keeps its own default and text.
       without: names of shared options that do not suit the layers, such as "support".
 
     >>> @recipe
@@ -75,7 +75,7 @@ def recipe(
         options = bound.arguments
         key = _check.key(name, options.pop("key"))
         shape = _check.shape(name, "event_shape", options.pop("event_shape"))
-        if "support" in options:  # the same as that of a flow that was loaded
+        if "support" in options:  # as in a flow that was loaded
             options["support"] = canonical_support(options["support"])
         shared = {n: options.pop(n) for n in _SHARED if n in options}
 
@@ -99,9 +99,9 @@ _ENTRY = re.compile(r"^  ([\w*]+): .+\n(?:    .+\n)*", re.MULTILINE)
 
 
 def _documented(own: str | None, added: Iterable[str]) -> str | None:
-    """The docstring with the options ``added`` to it, as :func:`assemble` documents them."""
+    """The docstring ``own`` with the options ``added``, as :func:`assemble` documents them."""
     shared = inspect.getdoc(assemble)
-    if own is None or shared is None:  # Python was told to drop them
+    if own is None or shared is None:  # `python -OO` drops docstrings
         return own
     entries = {found[1]: found[0] for found in _ENTRY.finditer(shared)}
     text, _, arguments_and_rest = own.partition("\n\nArgs:\n")

@@ -23,11 +23,11 @@ def alternate(
     """Stack ``num_layers`` layers whose flag alternates, under one scan over pairs of them.
 
     Args:
-      caller: the name of the recipe, for error messages.
+      caller: name of the recipe, for error messages.
       key: PRNG key.
-      make_layer: builds a layer from a key and the flag (a mask's side, an order's sense).
-      num_layers: how many; an odd last layer stands outside of the scan.
-      memory: of the scan, as in :class:`~flowdists.Repeat`.
+      make_layer: builds a layer from a key and the flag (a mask's side, an order's direction).
+      num_layers: number of layers; an odd last one is outside of the scan.
+      memory: memory of the scan, as in :class:`~flowdists.Repeat`.
     """
     _check.positive_int(caller, "num_layers", num_layers)
     stack_key, last_key = jax.random.split(key)

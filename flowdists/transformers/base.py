@@ -19,10 +19,10 @@ class Transformer(ABC):
 
     A transformer holds static configuration only, never an array: subclasses are frozen
     dataclasses, hence hashable and comparable by value, and can be static fields of a layer.
-    The parameters :math:`\theta` come with every call, from a network or from the layer's own
-    leaves. They come *first*: ``x`` of shape ``S`` takes ``params`` of shape
+    The parameters :math:`\theta` are given in every call, from a network or from the layer's own
+    leaves. Their axis is the *first*: ``x`` of shape ``S`` takes ``params`` of shape
     ``(num_params, *S)``, where an axis of ``S`` may be 1 if its entries share their parameters.
-    Each parameter is then one contiguous array, which is what makes the maps fast.
+    Each parameter is then one contiguous array, which makes the maps fast.
 
     Every family contains the identity, at ``params = 0``, so that a layer whose network
     outputs zeros changes nothing.
@@ -38,12 +38,12 @@ class Transformer(ABC):
 
     @property
     def domain(self) -> constraints.Constraint:
-        """Where ``x`` lives: a constraint on a scalar."""
+        """The set of ``x``: a constraint on a scalar."""
         return constraints.real
 
     @property
     def codomain(self) -> constraints.Constraint:
-        """Where ``y`` lives: the domain, unless a subclass says otherwise."""
+        """The set of ``y``: the domain, unless a subclass overrides it."""
         return self.domain
 
     @abstractmethod
@@ -55,10 +55,10 @@ class Transformer(ABC):
         r"""Return :math:`x = f^{-1}(y; \theta)` and :math:`\log |dx/dy|`, both of ``y``'s shape."""
 
     def _as_arrays(self, x: ArrayLike, params: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        """Check the shapes, and bring both to one floating type, at least float32.
+        """Check the shapes, and convert both to one floating-point dtype, at least float32.
 
-        A network may run in bfloat16; log-slopes are summed over dimensions and layers, so
-        they are computed in more than its eight bits.
+        A network may run in bfloat16. Log-slopes are summed over dimensions and layers, so its
+        eight bits are not enough for them.
         """
         x, params = jnp.asarray(x), jnp.asarray(params)
         expected = (self.num_params, *x.shape)
@@ -78,7 +78,7 @@ def check_transformer(caller: str, transformer: object) -> Transformer:
     """Return ``transformer`` if it is one.
 
     Raises:
-      TypeError: otherwise, naming the ``caller``.
+      TypeError: if it is not.
     """
     if not isinstance(transformer, Transformer):
         given = transformer.__name__ if isinstance(transformer, type) else repr(transformer)
@@ -95,15 +95,14 @@ def run_within_bounds(
 ) -> tuple[jax.Array, jax.Array]:
     """``run(value)``, with a log-slope of ``-inf`` outside of the bounds of the transformer's side.
 
-    A map of a bounded set onto itself decides by itself what it does outside of it: an angle, say,
-    is wrapped.
+    A map of a set onto itself decides what it does outside of it: an angle is wrapped, for example.
 
     Args:
-      transformer: states its domain and its codomain.
-      direction: which of them ``value`` should be in.
+      transformer: the transformer, with its domain and codomain.
+      direction: "forward" if ``value`` should be in the domain, "inverse" for the codomain.
       value: ``(*batch, *event_shape)``.
-      run: gives a value and a log-slope (or log-determinant), one for each event.
-      event_ndims: the number of event axes.
+      run: returns a value and a log-slope (or log-determinant), one for each event.
+      event_ndims: number of event axes.
     """
     if same(transformer.domain, transformer.codomain):
         return run(value)

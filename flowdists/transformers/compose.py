@@ -16,15 +16,14 @@ __all__ = ["Compose"]
 class Compose(Transformer):
     r"""Several transformers in a row, :math:`y = f_n(\dots f_1(x))`, from base to data.
 
-    The parameters are those of the parts, one part after the other; log-slopes add up. A spline
-    followed by a shift and scale has both the shape of the one, in a bounded interval, and the
-    reach of the other.
+    The parameters are those of the parts, one part after another; log-slopes add up. A spline
+    followed by a shift and scale has a flexible shape in an interval, and reaches every value.
 
     Args:
-      parts: transformers, each on the domain that the one before maps onto.
+      parts: transformers; the domain of each is the codomain of the one before.
 
     Raises:
-      TypeError: if one of them is no transformer.
+      TypeError: if one of them is not a transformer.
       ValueError: if there are none, or domain and codomain of neighbours differ.
 
     >>> parts = (fd.RationalQuadratic(4), fd.transformers.ShiftScale())

@@ -23,11 +23,13 @@ class ShiftScale(Transformer):
 
     * ``"tanh"``: :math:`s = c \tanh(r / c)` with :math:`c` = ``max_log_scale``. It has unit
       slope at 0, and no network output can scale by more than :math:`e^{\pm c}`;
-    * ``"exp"``: :math:`s = r`, unbounded (Dinh et al. 2017; Papamakarios et al. 2017);
+    * ``"exp"``: :math:`s = r`, unbounded (Dinh et al. 2017, https://arxiv.org/abs/1605.08803;
+      Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057);
     * ``"sigmoid"``: :math:`e^s = \sigma(r + 2) / \sigma(2)`, at most 1.14 but with no lower
-      bound (Kingma & Dhariwal 2018, here normalized so that 0 is the identity).
+      bound (Kingma and Dhariwal 2018, https://arxiv.org/abs/1807.03039, here normalized so that
+      0 is the identity).
 
-    The two without a lower bound overflow in the inverse once :math:`e^{-s}` does, in float32
+    The last two have no lower bound. Their inverse overflows when :math:`e^{-s}` does, in float32
     at :math:`s < -88`.
 
     >>> y, log_slope = fd.transformers.ShiftScale().forward(jnp.ones(3), jnp.zeros((2, 3)))
@@ -70,7 +72,9 @@ class ShiftScale(Transformer):
 
 @dataclass(frozen=True)
 class Additive(Transformer):
-    r"""Shift, :math:`y = x + t`, with :math:`t` = ``params[0]`` (Dinh et al. 2015; log-slope 0).
+    r"""Shift, :math:`y = x + t`, with :math:`t` = ``params[0]`` and a log-slope of 0.
+
+    From Dinh, Krueger and Bengio 2015 (https://arxiv.org/abs/1410.8516).
 
     >>> y, log_slope = fd.transformers.Additive().forward(jnp.ones(3), 2 * jnp.ones((1, 3)))
     >>> print(y)

@@ -3,14 +3,15 @@ r"""Rational-quadratic splines, fast on a CPU and finite everywhere.
 One bin of the spline, from knot :math:`(x_0, y_0)` with width :math:`w`, height :math:`h` and end
 slopes :math:`d_0, d_1`, is a map of the unit interval onto itself. With
 :math:`\xi = (x - x_0) / w`, :math:`\eta = (y - y_0) / h` and the relative slopes
-:math:`a_i = d_i w / h` it reads (Durkan et al. 2019, eq. 4 and 5, divided by :math:`h / w`)
+:math:`a_i = d_i w / h` it reads (Durkan et al. 2019, https://arxiv.org/abs/1906.04032, eq. 4 and 5,
+divided by :math:`h / w`)
 
 .. math::
     \eta = g(\xi) = \frac{\xi (\xi + a_0 \bar\xi)}{D}, \qquad
     g'(\xi) = \frac{a_1 \xi^2 + 2 \xi \bar\xi + a_0 \bar\xi^2}{D^2}, \qquad
     D = \xi^2 + \bar\xi^2 + (a_0 + a_1) \xi \bar\xi, \qquad \bar\xi = 1 - \xi.
 
-All terms are positive, so nothing cancels, nor does anything in the root that inverts it, see
+All terms are positive, so nothing cancels. Nothing cancels in its inverse either, see
 :func:`_solve`.
 """
 
@@ -36,22 +37,23 @@ _TAILS = ("linear", "circular")
 
 @dataclass(frozen=True)
 class RationalQuadratic(Transformer):
-    r"""Monotone rational-quadratic spline on ``[-bound, bound]`` (Durkan et al. 2019).
+    r"""Monotone rational-quadratic spline on ``[-bound, bound]``.
 
-    With ``K = num_bins`` the parameters are ``K`` widths, ``K`` heights and the slopes at the
-    knots, all unconstrained:
+    From Durkan et al. 2019 (https://arxiv.org/abs/1906.04032). With ``K = num_bins`` the parameters
+    are ``K`` widths, ``K`` heights and the slopes at the knots, all unconstrained:
 
     .. math::
         w = 2B \, (w_{\min} + (1 - K w_{\min}) \operatorname{softmax}(r_w)), \qquad
         d = d_{\min} + (1 - d_{\min}) \operatorname{softplus}(r_d) / \log 2,
 
-    heights as widths. Zeros therefore give equal bins of unit slope: the identity.
+    and heights like widths. Zeros therefore give equal bins of unit slope: the identity.
 
     * ``tails="linear"``: ``3K - 1`` parameters. The slope is 1 at both bounds and the map is
       the identity outside them, so that it is continuously differentiable on the real line.
-    * ``tails="circular"``: ``3K`` parameters, for angles (Rezende et al. 2020). The two ends
-      share the first slope, and inputs outside the interval are wrapped onto it. The bound is a
-      fixed point of every such map, so compose with a shift of the angle to move it.
+    * ``tails="circular"``: ``3K`` parameters, for angles (Rezende et al. 2020,
+      https://arxiv.org/abs/2002.02428). The two ends share the first slope, and inputs outside
+      the interval are wrapped onto it. The bound is a fixed point of every such map. Add a shift
+      of the angle to move it.
 
     Values, first and second derivatives are finite, in float32 even for parameters of ±1000.
 
@@ -115,10 +117,10 @@ class RationalQuadratic(Transformer):
         return jnp.where(inside, x, y), jnp.where(inside, log_slope, 0.0)
 
     def _restrict(self, x: Array) -> tuple[Array, Array | bool]:
-        """Return an input that is surely within the bounds, and where its result is used.
+        """Return an input within the bounds, and a mask of where its result is used.
 
-        The results are selected once more at the end: an infinite or huge value that met the
-        spline and was discarded afterwards would still make the gradient NaN.
+        The mask selects the results again at the end. Otherwise an infinite or huge value would
+        make the gradient NaN, even if its result is discarded.
         """
         if self.tails == "linear":
             inside = jnp.abs(x) < self.bound
@@ -137,7 +139,7 @@ class RationalQuadratic(Transformer):
         )
 
     def _partition(self, logits: Array, minimum: float) -> Array:
-        """Divide the interval: sizes of at least ``minimum`` of it, with its length as sum."""
+        """Divide the interval into sizes, each at least the fraction ``minimum`` of its length."""
         length = 2 * self.bound
         weights = jnp.exp(logits - lax.stop_gradient(jnp.max(logits, axis=0)))
         free = length * (1 - self.num_bins * minimum)
@@ -146,8 +148,8 @@ class RationalQuadratic(Transformer):
     def _search(self, x: Array, sizes: Array) -> Array:
         """Return the bin of ``x``, an int32 array of ``x``'s shape.
 
-        It is a sum over the stacked comparisons because XLA keeps the result of a reduction.
-        It would repeat anything elementwise for each of the bins in each of their gradients.
+        It is a sum over stacked comparisons, because XLA keeps the result of a reduction. It would
+        repeat elementwise operations for each bin, in each of the gradients.
         """
         edge, passed = -self.bound, []
         for size in sizes[:-1]:
@@ -161,7 +163,7 @@ class RationalQuadratic(Transformer):
         """Return corner, width, height and relative end slopes of each scalar's bin."""
         periodic = self.tails == "circular"
         left, w, bottom, h, raw0, raw1 = _select(periodic, index, widths, heights, raw_slopes)
-        # Only the two slopes that are used take a softplus.
+        # The softplus is computed only for the two slopes that are used.
         d0, d1 = self._slope(raw0), self._slope(raw1)
         return left - self.bound, w, bottom - self.bound, h, d0 * w / h, d1 * w / h
 
@@ -179,8 +181,9 @@ def _select(
     that is not ``periodic`` the raw slope is 0. Shapes: ``index`` and all results ``S``, the
     others ``(K or K - 1, *S)``.
 
-    On a CPU a running ``where`` over the bins takes less than half of the time of a gather. Its
-    autodiff takes more, so the rule below states what it is: linear, given ``index``.
+    On a CPU a running ``where`` over the bins takes less than half the time of a gather. Its
+    automatic derivative takes longer, so the rule below uses that the map is linear, given
+    ``index``.
     """
     num_bins = len(widths)
     if periodic:
@@ -218,17 +221,17 @@ def _select_jvp(periodic: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
         pick(knots == index - 1 + periodic, slopes_dot),
         pick(knots == (index + periodic) % num_bins, slopes_dot),
     )
-    # Transposed, the barrier holds the six cotangents, or XLA computes them anew in every bin.
+    # Transposed, the barrier keeps the six cotangents; XLA would compute them again in every bin.
     return _select(periodic, *primals), lax.optimization_barrier(out_dot)
 
 
 def _clip_rounding(xi: Array) -> Array:
-    """Clip to ``[0, 1]``, which only rounding leaves, with the derivative of the identity."""
+    """Clip rounding errors to ``[0, 1]``, with the derivative of the identity."""
     return xi + lax.stop_gradient(jnp.clip(xi, 0.0, 1.0) - xi)
 
 
 def _curve(xi: Array, a0: Array, a1: Array) -> Array:
-    """The curve ``g`` of the unit interval, as in the head of this file."""
+    """The curve ``g`` of the unit interval, defined at the top of this file."""
     co_xi = 1 - xi
     mixed = xi * co_xi
     return (xi * xi + a0 * mixed) / (xi * xi + co_xi * co_xi + (a0 + a1) * mixed)
@@ -254,7 +257,7 @@ def _solve(eta: Array, a0: Array, a1: Array) -> Array:
         \xi = \frac{2 \eta}{2 \eta + m} \text{ if } e \ge 0, \qquad
         \xi = \frac{m}{2 \bar\eta + m} \text{ otherwise}.
 
-    The textbook's root loses all digits in float32 where ``a0`` or ``a1`` is large.
+    The usual formula loses all digits in float32 where ``a0`` or ``a1`` is large.
     """
     co_eta = 1 - eta
     e = a0 * co_eta - a1 * eta

@@ -96,8 +96,8 @@ def set_json(entry, **changes):
 @pytest.mark.parametrize(
     ("edit", "match"),
     [
-        (set_json("recipe", name="os.system"), "there is none of that name"),
-        (set_json("recipe", name=["RealNVP"]), "there is none of that name"),
+        (set_json("recipe", name="os.system"), "which is not registered"),
+        (set_json("recipe", name=["RealNVP"]), "which is not registered"),
         (set_json("recipe", options={"activation": {"function": "os.system"}}), "cannot be read"),
         (set_json("recipe", options={"activation": {"function": "jax.numpy.save"}}), "cannot be"),
         (set_json("recipe", options={"activation": "__loader__"}), "options that it does not take"),

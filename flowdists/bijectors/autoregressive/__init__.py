@@ -1,4 +1,4 @@
-"""Autoregressive layers: sampling costs what scoring costs."""
+"""Autoregressive layers: sampling costs about as much as scoring."""
 
 from flowdists.bijectors.autoregressive.layer import MaskedAutoregressive
 

@@ -1,12 +1,12 @@
-r"""Autoregressive sampling by one sweep, differentiated as the solution of an equation.
+r"""Autoregressive sampling by one sweep, differentiated by the implicit function theorem.
 
 Sampling solves :math:`f(x; \theta) = z` for :math:`x`, where :math:`f` is the density direction.
 So :math:`\dot x = J^{-1} (\dot z - f_\theta \dot\theta)` with :math:`J = \partial f / \partial x`,
-which is triangular: both :math:`J^{-1}` and its transpose are sweeps themselves. Nothing of the
-sampling sweep has to be stored for the backward pass; what is stored is one evaluation of the
-network, as in the density direction.
+which is triangular: both :math:`J^{-1}` and its transpose are sweeps themselves. The backward pass
+stores nothing of the sampling sweep, only one evaluation of the network, as in the density
+direction.
 
-All arrays here have features first and batch axes last, features in the order of generation.
+All arrays here have features first, in the order of generation, and batch axes last.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def _generate(
 ) -> tuple[Array, Array]:
     """The sampling direction: ``x`` with ``normalize(..., x)[0] == z``, and ``log|det dx/dz|``.
 
-    Arguments and shapes are those of :func:`normalize`. It costs about one evaluation of the
-    network, and can be differentiated any number of times, in forward and in reverse mode.
+    Arguments and shapes are as in :func:`normalize`. It costs about one evaluation of the network,
+    and can be differentiated any number of times, in forward and in reverse mode.
     """
     activation = resolve_activation(architecture.activation)
     stages = _stages(architecture, layers.weights)
@@ -85,7 +85,7 @@ def _generate(
     return x, log_slope.sum(axis=0)
 
 
-# Compiled here, because a scan that is called outside of `jit` is compiled anew by each call.
+# Compiled here, because outside of `jit` every call would compile the scan again.
 generate = jax.jit(_generate, static_argnums=(0, 1))
 
 
@@ -124,9 +124,9 @@ class _Derivatives(NamedTuple):
     """One evaluation of the density direction, and all of its scalar derivatives.
 
     Attributes:
-      inputs: what entered each linear layer.
+      inputs: the input of each linear layer.
       slopes: the activation's derivative before each linear layer but the first.
-      updates: what each residual block's gate was applied to.
+      updates: the input of each residual block's gate.
       z_x, log_slope_x: derivatives by ``x``, given the parameters; ``(event_size, *batch)``.
       z_params, log_slope_params: by the parameters, ``(num_params, event_size, *batch)``.
     """
@@ -169,7 +169,7 @@ class _Derivatives(NamedTuple):
 
 
 def _push_x(architecture: Architecture, layers: Layers, v: Array, at_x: _Derivatives) -> Array:
-    """The tangent of the parameters when ``x`` moves by ``v``."""
+    """The tangent of the parameters for the tangent ``v`` of ``x``."""
     params = architecture.run(
         lambda k, h: jnp.tensordot(layers.weights[k], h, 1),
         lambda k, h: h * at_x.slopes[k - 1],
@@ -182,7 +182,7 @@ def _push_x(architecture: Architecture, layers: Layers, v: Array, at_x: _Derivat
 def _push_layers(
     architecture: Architecture, layers: Layers, layers_dot: Any, at_x: _Derivatives
 ) -> Array:
-    """The tangent of the parameters when the layers move by ``layers_dot`` and ``x`` stands."""
+    """The tangent of the parameters for the tangent ``layers_dot`` of the layers, at fixed x."""
 
     def linear(k: int, h: Array | None) -> Array:
         result = _instantiate(layers_dot.offsets[k])
@@ -247,7 +247,7 @@ def _solve_transposed(
             return read(k) * slopes[k - 1]
 
         w = (b - read(0)) / z_x
-        # The stages' features are flipped one by one, so within an element the parameters are too.
+        # All features of a stage are flipped, so the parameters within an element are, too.
         by_param = (z_params * w[:, None])[:, ::-1]
         features = len(w) * architecture.num_params
         h = pull(last, by_param.reshape(features, *w.shape[1:]))
@@ -268,7 +268,7 @@ def _solve_transposed(
 def _linear_inputs(
     architecture: Architecture, layers: Layers, at_x: _Derivatives, b: Array
 ) -> tuple[Any, Any]:
-    """What both linear sweeps see of each level, and in which sizes."""
+    """The inputs of both linear sweeps, and how many features of each belong to each level."""
     by_element = (b, at_x.z_x, at_x.z_params.swapaxes(0, 1))
     return (*by_element, at_x.slopes, layers.gates), (
         *[architecture.input_sizes] * len(by_element),

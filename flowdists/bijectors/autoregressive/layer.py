@@ -1,4 +1,4 @@
-"""Autoregressive layers, whose sampling direction costs what their density direction does."""
+"""Autoregressive layers, whose sampling direction costs about as much as the density direction."""
 
 from __future__ import annotations
 
@@ -26,36 +26,38 @@ from flowdists.transformers.base import check_transformer, run_within_bounds
 
 
 class MaskedAutoregressive(Bijector):
-    r"""A masked autoregressive layer (Papamakarios et al. 2017): a transformer with a MADE.
+    r"""A masked autoregressive layer: a transformer whose parameters a MADE computes.
 
-    With a monotone scalar map ``T`` whose parameters come from the network,
+    From Papamakarios, Pavlakou and Murray 2017 (https://arxiv.org/abs/1705.07057). With a monotone
+    scalar map ``T`` whose parameters come from the network,
 
     * ``inverse``, the density direction, is :math:`z_i = T^{-1}(x_i; \theta(x_{<i}, c))`, all
       elements at once: one evaluation of the network;
     * ``forward``, the sampling direction, is :math:`x_i = T(z_i; \theta(x_{<i}, c))`, one element
-      after the other. Each step computes only the units of the network that become computable,
-      so all steps together cost about one evaluation too, not one for each element.
+      after another. Each step computes only the units of the network that become computable, so
+      all steps together cost about one evaluation too, not one for each element.
 
-    Turned around, ``layer.inv`` is the inverse autoregressive layer of Kingma et al. 2016.
+    The inverse, ``layer.inv``, is the inverse autoregressive layer of Kingma et al. 2016
+    (https://arxiv.org/abs/1606.04934).
 
-    Gradients of samples come from the implicit function theorem: they are exact, of any order, in
+    Gradients of samples come from the implicit function theorem. They are exact, of any order, in
     reverse and in forward mode, and the sequential steps store nothing for them.
 
     Args:
       key: PRNG key for the network's parameters.
       event_shape: shape of one event, any rank.
       transformer: the family of scalar maps; a new layer is the identity.
-      order: in which order elements are generated: a permutation of ``range(size)`` for the
+      order: the order in which elements are generated: a permutation of ``range(size)`` for the
         flattened event, "ascending" or "descending".
-      hidden_sizes: widths of the network's hidden layers (or of its residual blocks). With fewer
-        units than elements in a layer some dependencies are lost, see :class:`MADE`.
+      hidden_sizes: widths of the network's hidden layers (or of its residual blocks). If a layer
+        has fewer units than there are elements, some dependencies are lost, see :class:`MADE`.
       residual: whether the network is a pre-activation residual one.
       context_shape: shape of one context, or None.
       activation: of the network: a function, or the name of one in :mod:`jax.nn`.
 
     Raises:
-      TypeError: for a key that is not a key, or a transformer that is not a transformer.
-      ValueError: for a shape that is not one, or an ``order`` that is not a permutation.
+      TypeError: for an invalid key, or a transformer that is not a transformer.
+      ValueError: for an invalid shape, or an ``order`` that is not a permutation.
 
     >>> import jax
     >>> layer = MaskedAutoregressive(jax.random.key(0), (4,), order="descending")
@@ -120,12 +122,12 @@ class MaskedAutoregressive(Bijector):
     def _apply(
         self, function: Callable[..., Any], value: Array, context: Array | None
     ) -> tuple[Array, Array]:
-        """Run on features first, in the order of generation: each step's rows are contiguous."""
+        """Run with features first, in the order of generation: each step's rows are contiguous."""
         batch = batch_of(value, self.event_shape)
         context = flatten_context(context, self.context_shape)
         layers = self.network.prepare(context, len(batch))
         order = np.array(self.network.order)
-        # The scalar maps compute in float32 at least, and a loop cannot change its dtype.
+        # The scalar maps compute in at least float32, and a loop cannot change its dtype.
         dtype = jnp.result_type(value, *jax.tree.leaves(layers), jnp.float32)
         ordered = flatten_event(value, self.event_shape)
         ordered = jnp.moveaxis(ordered, -1, 0)[order].astype(dtype)

@@ -1,4 +1,4 @@
-"""Block-triangular recurrences through several layers, in one network's worth of work."""
+"""Block-triangular recurrences through several layers, at the cost of one network evaluation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Read = Callable[[int], Array]
 Write = Callable[[int, Array], None]
 
 # More segments mean less work and smaller products in the loops, but more code to compile. On a
-# CPU, two segments instead of four take 1.3 times as long at 64 dimensions and 1.6 at 256, and
-# eight hardly less.
+# CPU, two segments take 1.3 times as long as four at 64 dimensions and 1.6 times at 256; eight are
+# hardly faster than four.
 _NUM_SEGMENTS = 4
-_LEAST_LEVELS = 8
+_MIN_LEVELS = 8
 
 
 class Stage(NamedTuple):
@@ -27,8 +27,8 @@ class Stage(NamedTuple):
 
     Attributes:
       weight: ``(sum(row_sizes), sum(column_sizes))``, block lower triangular.
-      row_sizes: how many of its outputs each level has.
-      column_sizes: how many of its inputs each level has.
+      row_sizes: number of outputs in each level.
+      column_sizes: number of inputs in each level.
     """
 
     weight: Array
@@ -43,20 +43,20 @@ def sweep(
     body: Callable[[Read, Write, Any], Any],
     like: Array,
 ) -> Any:
-    """Run ``body`` for level after level, giving it products with all that it wrote so far.
+    """Run ``body`` on one level after another, with products of all that it wrote so far.
 
     Each weight is used once over the whole sweep. As in a blocked triangular solve, the levels are
-    cut into segments: what earlier segments contribute to one is a single large matrix product,
-    and only what the segment contributes to itself is computed level by level, in a scan, on
-    buffers small enough to stay in the cache.
+    cut into segments. The contribution of earlier segments to a segment is one large matrix
+    product. Only the contribution of a segment to itself is computed level by level, in a scan, on
+    buffers that are small enough for the cache.
 
     Args:
       stages: the linear maps.
-      inputs: a pytree of arrays ``(features, ...)``, of which the body sees one level at a time.
+      inputs: a pytree of arrays ``(features, ...)``; the body sees one level of them at a time.
       input_sizes: for each of them, how many of its features each level has.
       body: ``body(read, write, blocks)`` computes one level. ``write(k, block)`` stores this
         level's inputs of stage ``k``; ``read(k)`` is this level's output of stage ``k``, computed
-        from what has been written until then, with zeros for the rest.
+        from what has been written so far, with zeros for the rest.
       like: an array ``(features, *batch)`` that gives the blocks' batch shape and dtype.
 
     Returns:
@@ -83,7 +83,7 @@ def sweep(
 
 
 def _split(stage: Stage, levels: slice, written: list[Array]) -> tuple[Array, Array]:
-    """Per level, the weights within the segment, and the product with all that came before it."""
+    """For each level, the weights within the segment, and the product with earlier segments."""
     columns = _span(stage.column_sizes, levels)
     near = _by_level(levels, stage.weight[:, columns], stage.row_sizes)
     if columns.start == 0:
@@ -120,8 +120,8 @@ def _run_segment(
 
 
 def _segments(sizes: np.ndarray) -> list[slice]:
-    """Cut the levels, the columns of ``sizes``, into runs of equal columns, not too long."""
-    longest = max(_LEAST_LEVELS, -(-sizes.shape[1] // _NUM_SEGMENTS))
+    """Cut the levels, the columns of ``sizes``, into runs of equal columns and limited length."""
+    longest = max(_MIN_LEVELS, -(-sizes.shape[1] // _NUM_SEGMENTS))
     segments = []
     for _, run in itertools.groupby(range(sizes.shape[1]), key=lambda i: tuple(sizes[:, i])):
         levels = list(run)

@@ -1,4 +1,4 @@
-"""Bijectors made of other bijectors, ours or those of other libraries."""
+"""Bijectors made of other bijectors, of this library or of others."""
 
 from flowdists.bijectors.compose.chain import Chain
 from flowdists.bijectors.compose.concatenated import Concatenated

@@ -1,4 +1,4 @@
-"""Layers one after the other."""
+"""Layers one after another."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Chain(Bijector):
     """Composition, applied left to right in ``forward``: ``Chain([f, g]).forward(x) = g(f(x))``.
 
     That is NumPyro's order; distrax's own ``Chain`` composes right to left. NumPyro transforms and
-    distrax bijectors may stand among the layers. Those that act on fewer event axes than the chain
-    (scalar maps, say) act on every element, and their log-determinants are summed. A context goes
-    to the layers that take one.
+    distrax bijectors may be among the layers. A layer that acts on fewer event axes than the chain
+    (a scalar map, for example) is applied along the others, and its log-determinants are summed. A
+    context goes to the layers that take one.
 
     Args:
       layers: at least one layer, base side first.
 
     Raises:
-      TypeError: if a layer is neither ours, NumPyro's nor distrax's.
+      TypeError: if a layer is not a bijector of this library, NumPyro or distrax.
       ValueError: if there is no layer, or neighbours disagree on event or context shape.
 
     >>> import jax.numpy as jnp
@@ -71,7 +71,7 @@ class Chain(Bijector):
                 shape = _event_of(layer.forward_shape(shape), ndims + gained)
 
     def _ndims(self, direction: Direction) -> list[int]:
-        """Event axes of the value that enters each layer, in the order of ``direction``."""
+        """Numbers of event axes of each layer's input, in the order of ``direction``."""
         ordered = self._ordered(direction)
         sides = [layer._event_ndims(direction) for layer in ordered]
         gained, needed = 0, 0
@@ -103,7 +103,7 @@ class Chain(Bijector):
         return self._side("inverse")
 
     def _side(self, direction: Direction) -> Shape | None:
-        """The event shape that enters: that of the first layer that knows its own, carried back."""
+        """The event shape of the input, computed back from the first layer that states its own."""
         ordered, all_ndims = self._ordered(direction), self._ndims(direction)
         for i, (layer, ndims) in enumerate(zip(ordered, all_ndims, strict=True)):
             shape, _ = layer._event_sides(direction)
@@ -203,10 +203,10 @@ def _event_of(shape: Shape, ndims: int) -> Shape:
 
 
 def as_bijector(transform: Any) -> Bijector:
-    """``transform`` itself if it is one of ours; NumPyro's and distrax's are wrapped.
+    """``transform`` itself if it is a Bijector; a NumPyro or distrax object is wrapped.
 
     Raises:
-      TypeError: if it is none of these.
+      TypeError: for any other object.
     """
     if isinstance(transform, Bijector):
         return transform

@@ -1,4 +1,4 @@
-"""Bijectors side by side: each on its own stretch of a vector."""
+"""Bijectors side by side, each on its own section of a vector."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from flowdists.bijectors.compose.chain import as_bijector
 class Concatenated(Bijector):
     """A bijector for each of the consecutive parts of a vector; the log-determinants add up.
 
-    The vector is the parts' events, flattened and put end to end. So one flow can have a simplex, a
-    half-line and a matrix for its support.
+    The vector holds the events of the parts, flattened and concatenated. With such a layer, the
+    support of a flow can combine a simplex, a half-line and a matrix.
 
     Args:
-      parts: bijectors that take no context, ours or NumPyro's or distrax's.
-      shapes: the shape of each part's event on the base side, which may have more axes than the
-        part's own events: then it acts on all of them.
+      parts: bijectors without a context, of this library, NumPyro or distrax.
+      shapes: the shape of each part's event on the base side. If it has more axes than the part
+        acts on, the part is applied along the others.
 
     Raises:
       TypeError: if a part is not a bijector.
-      ValueError: if there is none, one takes a context, or the shapes do not fit.
+      ValueError: if there is no part, a part takes a context, or the shapes do not fit.
 
     >>> from numpyro.distributions.transforms import ExpTransform
     >>> layer = Concatenated([Affine(jnp.ones(2), jnp.ones(2)), ExpTransform()], [(2,), ()])

@@ -12,7 +12,7 @@ from flowdists.bijectors.compose.wrapper import Wrapper
 
 
 class Conditioned(Wrapper):
-    """``bijector`` given ``context``: an ordinary bijector that takes no context.
+    """``bijector`` given ``context``: an ordinary bijector without a context.
 
     The context is a leaf, so that gradients reach it. Its batch axes become batch axes of the map:
     an input is broadcast against them.
@@ -63,7 +63,7 @@ class Conditioned(Wrapper):
 
     @property
     def is_constant_jacobian(self) -> bool:
-        return False  # not the same for every context
+        return False  # it depends on the context
 
     @property
     def is_constant_log_det(self) -> bool:

@@ -1,4 +1,4 @@
-"""A conditional layer behind what its context goes through first."""
+"""A conditional layer whose context is normalized and embedded first."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from flowdists.networks.normalization import ChannelNorm
 
 
 class Embedded(Wrapper):
-    """``bijector`` given what a normalization and a network make of the context.
+    """``bijector`` with a context that is first standardized, and mapped by a network.
 
-    Contexts are standardized per channel (the last axis) once :meth:`data_init` has seen some, so
-    that a flow takes them in the units they come in. ``ConditionalFlow.condition`` embeds each
-    context once, however many samples are scored or drawn given it.
+    Contexts are standardized for each channel (the last axis) once :meth:`data_init` has seen some,
+    so that they may have any units. ``ConditionalFlow.condition`` embeds each context once, for all
+    samples that are scored or drawn given it.
 
-    A network whose last channel is a mask (above 0.5 where the others hold data) says so by a true
-    attribute ``ends_in_mask``, as ``DeepSets(..., masked=True)`` does. It gets the mask as it is;
-    what fills up the other channels has no part in their mean and scale, and arrives as zero.
+    The last channel of a context may be a mask, above 0.5 where the other channels hold data. The
+    network then has a true attribute ``ends_in_mask``, as ``DeepSets(..., masked=True)`` has. It
+    gets the mask unchanged. Fillers in the other channels do not count in the mean and the scale,
+    and become zero.
 
     Args:
       bijector: a layer with a ``context_shape``: the embedding's output, or without an embedding
         the ``context_shape`` given here.
       context_shape: shape of one context.
       embedding: None; or any callable pytree that maps one context of that shape to a vector, and
-        is trained with the layer: a network of ours with ``output_scale=1.0``,
-        :class:`~flowdists.DeepSets`, an Equinox module. It is called under :func:`jax.vmap`.
+        is trained with the layer: :class:`~flowdists.DeepSets`, an :class:`~flowdists.MLP` with
+        ``output_scale=1.0``, an Equinox module. It is called under :func:`jax.vmap`.
 
     Raises:
-      TypeError: for an embedding that is not callable.
-      ValueError: for one that does not fit the context or the layer.
+      TypeError: if the embedding is not callable.
+      ValueError: if it does not fit the context or the layer.
 
     >>> network = DeepSets(jax.random.key(0), 2, 5)
     >>> layer = AffineCoupling(jax.random.key(1), (3,), context_shape=(5,))
@@ -87,12 +88,12 @@ class Embedded(Wrapper):
         channels, mask = self._split(context)
         if mask is None:
             return self.normalization(channels)
-        # The location is zero once standardized; a filler of NaN must not reach the gradient.
+        # The location becomes zero. A NaN in a filler must not reach the gradient.
         channels = jnp.where(mask > 0.5, channels, self.normalization.loc)
         return jnp.concatenate([self.normalization(channels), mask], axis=-1)
 
     def _split(self, context: Array) -> tuple[Array, Array | None]:
-        """The channels to be standardized, with an axis of their own, and the mask if any."""
+        """The channels to standardize, as the last axis, and the mask, or None without one."""
         if self._ends_in_mask:
             return context[..., :-1], context[..., -1:]
         return context if self.context_shape else context[..., None], None
@@ -109,7 +110,7 @@ class Embedded(Wrapper):
     def data_init(
         self, value: Array, context: Array | None = None, direction: Direction = "inverse"
     ) -> tuple[Bijector, Array]:
-        """Return the layer that standardizes ``context``, its inner layer initialized too."""
+        """Return the layer that standardizes ``context``, with its inner layer initialized too."""
         context = _check.context("Embedded.data_init", context, self.context_shape)
         layer = copy.copy(self)
         channels, mask = self._split(context)

@@ -1,4 +1,4 @@
-"""Other people's NumPyro transforms and distrax bijectors, made to stand among ours."""
+"""Transforms of NumPyro and bijectors of distrax as layers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 class Foreign(Bijector):
     """A NumPyro transform or a distrax bijector as a :class:`~flowdists.Bijector`.
 
-    :class:`~flowdists.Chain` wraps such objects by itself. They are used as they are and never
-    trained: all their numbers are configuration, for some of them must not move freely (distrax
-    stores a scale next to its logarithm, and a triangular matrix of NumPyro's has an empty half).
-    Only traced values stay leaves, so that gradients reach what they were computed from.
+    :class:`~flowdists.Chain` wraps such objects automatically. They are used as they are and never
+    trained. All their numbers are configuration, because some must not change freely: distrax
+    stores a scale next to its logarithm, and a triangular matrix of NumPyro has an empty half. Only
+    traced values stay leaves, so that gradients reach what they were computed from.
 
-    Where NumPyro says that a side is bounded element by element, a value outside of the bounds has
-    a log-determinant of ``-inf``: a flow has no density there.
+    If NumPyro states bounds for the elements of a side, a value outside of them has a
+    log-determinant of ``-inf``: the density of a flow is zero there.
 
     Args:
       transform: the object to wrap.
 
     Raises:
-      TypeError: for anything that is neither.
+      TypeError: for any other object.
 
     >>> import jax.numpy as jnp
     >>> from numpyro.distributions.transforms import ExpTransform
@@ -109,13 +109,13 @@ class Foreign(Bijector):
         self, constraint: constraints.Constraint, direction: Direction = "forward"
     ) -> constraints.Constraint | None:
         if self._is_distrax and not self.is_constant_jacobian:
-            return None  # distrax does not say where a map leads to; an affine one leads everywhere
+            return None  # distrax states no codomains; only that of an affine map is certain
         return super().image_of(constraint, direction)
 
     def _constraint_sides(
         self, direction: Direction
     ) -> tuple[constraints.Constraint, constraints.Constraint]:
-        """With numbers for the bounds that NumPyro computes from numbers alone."""
+        """The two sides. Bounds that NumPyro computes from numbers alone are numbers, too."""
         if not all(map(is_number, jax.tree.leaves(self.transform))):
             return super()._constraint_sides(direction)
         with jax.ensure_compile_time_eval():

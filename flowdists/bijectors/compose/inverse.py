@@ -1,4 +1,4 @@
-"""A bijector turned around."""
+"""The inverse of a bijector, as a bijector."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Inverse(Bijector):
     ``t.inv`` makes one. It holds ``t`` itself, so that updated parameters update both.
 
     Args:
-      bijector: the layer to turn around; a NumPyro transform or a distrax bijector will do.
+      bijector: the layer to invert, or a NumPyro transform or a distrax bijector.
 
     Raises:
-      TypeError: if it is none of these.
+      TypeError: for any other object.
 
     >>> layer = Affine(jnp.ones(2), 2 * jnp.ones(2))
     >>> print(Inverse(layer)(layer(jnp.array([3.0, 4.0]))))

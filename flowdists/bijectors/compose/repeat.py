@@ -1,4 +1,4 @@
-"""Equal layers in a stack, run by a scan over depth."""
+"""Stacks of layers of one structure, run by a scan over depth."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Repeat(Delegating):
 
     Args:
       key: PRNG key, split among the layers.
-      make_layer: builds one layer from a key. Layers differ in their parameters only.
-      num_layers: how many.
-      memory: what the backward pass needs of every layer. "store" keeps what its derivative uses;
-        "checkpoint" keeps its input, and runs it again; "invert" keeps nothing and computes the
-        input from the output, so that memory does not grow with depth. The last costs up to the
-        rounding errors of the inverse in a gradient, and has no forward-mode derivatives.
+      make_layer: builds one layer from a key. Layers differ only in their parameters.
+      num_layers: number of layers.
+      memory: what is kept of every layer for the backward pass. "store" keeps all that its
+        derivative uses. "checkpoint" keeps its input, and runs it again. "invert" keeps nothing and
+        computes the input from the output, so that memory does not grow with depth; the rounding
+        errors of the inverse then enter gradients, and there are no forward-mode derivatives.
 
     Raises:
-      TypeError: for a key that is not a key, or a ``make_layer`` that is not a function.
+      TypeError: for an invalid key, or a ``make_layer`` that is not a function.
       ValueError: if ``num_layers < 1``, a layer changes the shape of events, or ``memory`` is
         unknown.
 
@@ -63,7 +63,7 @@ class Repeat(Delegating):
         if isinstance(make_layer, Bijector) or not callable(make_layer):
             raise TypeError(
                 "Repeat: `make_layer` must be a function from a key to a layer, got "
-                f"{type(make_layer).__name__}; Repeat.stack takes layers that exist"
+                f"{type(make_layer).__name__}; Repeat.stack takes existing layers"
             )
         keys = jax.random.split(
             _check.key("Repeat", key), _check.positive_int("Repeat", "num_layers", num_layers)
@@ -75,7 +75,7 @@ class Repeat(Delegating):
         """Stack existing layers, base side first; all must have one structure and equal shapes.
 
         Raises:
-          ValueError: if there is none, or their structures differ.
+          ValueError: if there is no layer, or their structures differ.
         """
         if not layers:
             raise ValueError("Repeat.stack: `layers` must hold at least one layer, got none")
@@ -107,7 +107,7 @@ class Repeat(Delegating):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.layers)
 
     def __getitem__(self, index: int) -> Bijector:
-        """Layer ``index``, counted from the base; negative ones from the data.
+        """Layer ``index``, counted from the base; a negative one counts from the data.
 
         Raises:
           IndexError: if there is no such layer.
@@ -171,9 +171,9 @@ def _with_layers(stack: Repeat, layers: Bijector) -> Repeat:
 
 
 def _promote(value: Array, layers: Bijector, context: Array | None) -> Array:
-    """``value`` in the dtype that the layers will give it, for a scan's carry cannot change dtype.
+    """``value`` in the dtype of the layers' results, because a scan's carry cannot change dtype.
 
-    At least float32, in which log-determinants accumulate even if networks compute in less.
+    It is at least float32: log-determinants are summed in it even if networks compute in less.
     """
     others = [*jax.tree.leaves(layers), *([] if context is None else [context])]
     return value.astype(jnp.result_type(value.dtype, *others, jnp.float32))

@@ -16,7 +16,7 @@ Carry = tuple[Array, Array]
 
 
 def run_layer(direction: Direction, layer: Bijector, carry: Carry, context: Array | None) -> Carry:
-    """A value taken through one layer, and the sum of log-determinants so far."""
+    """Map a value through one layer, and add its log-determinant to the sum so far."""
     value, total = carry
     value, log_det = getattr(layer, f"{direction}_and_log_det")(value, context)
     return value, total + log_det
@@ -26,11 +26,10 @@ def run_layer(direction: Direction, layer: Bijector, carry: Carry, context: Arra
 def reversible_scan(
     direction: Direction, layers: Bijector, carry: Carry, context: Array | None
 ) -> Carry:
-    """A scan of :func:`run_layer` over stacked ``layers`` that stores its result alone.
+    """A scan of :func:`run_layer` over stacked ``layers`` that stores only its result.
 
-    In the backward pass the input of every layer, and in a chain of each of its layers, is computed
-    from its output by the inverse, and the layer is run once more on it. Reverse-mode derivatives
-    only.
+    The backward pass computes the input of every layer (in a chain, of each of its layers) from the
+    output by the inverse, and runs the layer again on it. There are only reverse-mode derivatives.
     """
 
     def step(carry: Carry, layer: Bijector) -> tuple[Carry, None]:
@@ -51,8 +50,8 @@ def _backward(direction: Direction, residuals: Any, cotangents: Carry) -> Any:
     context_zeros = jax.tree.map(jnp.zeros_like, context)
 
     def step(state: Any, layer: Bijector) -> Any:
-        # Part by part, because the network of a coupling sees the same input in both directions:
-        # its evaluations in the inverse and in the layer itself, next to each other, are one
+        # Part by part, because the network of a coupling sees the same input in both directions.
+        # Its evaluations in the inverse and in the layer then stand next to each other, as one
         # expression, which the compiler evaluates once.
         parts, pull_back = jax.vjp(lambda layer: layer.composition, layer)
         last_first = 1 if direction == "inverse" else -1  # an inverse ends at the base
@@ -73,7 +72,7 @@ def _backward(direction: Direction, residuals: Any, cotangents: Carry) -> Any:
 def _step_back(
     direction: Direction, layer: Bijector, state: Any, context: Array | None
 ) -> tuple[Any, Bijector]:
-    """From the output of a layer to its input, with their cotangents; and the layer's."""
+    """The input of a layer, from its output, with their cotangents; and the layer's cotangent."""
     value, (value_bar, total_bar), context_bar = state
     own_context = None if layer.context_shape is None else context
     undo = getattr(layer, f"{opposite(direction)}_and_log_det")

@@ -1,4 +1,4 @@
-"""What bijectors share that hold another one and look like it from outside."""
+"""Base classes of bijectors that hold another one and have its interface."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 
 
 class Delegating(Bijector):
-    """A bijector that answers every question about shapes and sets as its ``inner`` one does."""
+    """A bijector with the shapes and sets of its ``inner`` bijector."""
 
     @property
     @abc.abstractmethod
     def inner(self) -> Bijector:
-        """The bijector that this one looks like."""
+        """The bijector whose shapes and sets this one has."""
 
     @property
     def event_shape(self) -> Shape | None:
@@ -80,11 +80,11 @@ class Delegating(Bijector):
 
 
 class Wrapper(Delegating):
-    """A bijector that holds another one, and answers every question as that one does.
+    """A bijector that holds another one, and forwards everything to it.
 
     **To write a wrapper**, subclass, declare a field ``bijector``, and override what is different.
-    Everything else is forwarded to it: shapes, constraints, the density outside of a support, the
-    scales of an image, costs.
+    Everything else is as in the held bijector: shapes, constraints, the density outside of a
+    support, the scales of an image, the cheap direction.
 
     >>> class Counted(Wrapper):
     ...     bijector: Bijector
@@ -122,7 +122,7 @@ class Wrapper(Delegating):
         layer, condition = self.inner.unconditioned()
         if layer is self.inner:
             return super().unconditioned()
-        # The parts that are trained include those of the wrapper.
+        # Parameters of the wrapper are trained, too.
         return self._around(layer), lambda wrapped: wrapped._around(condition(wrapped.inner))
 
     def _around(self, bijector: Bijector) -> Wrapper:
