@@ -13,9 +13,10 @@ ROUND_TRIP_F32 = 1e-4  # rounding (6e-8) times the condition number of a deep fl
 LOG_DET_F32 = 1e-4  # as above: the log-determinant is evaluated at the point reached
 AGREE_F32 = 1e-6  # one quantity computed in two ways that round alike (batched, looped, vmapped)
 
-RECONSTRUCTION_F32 = 1e-3  # in grey levels of 256: rounding the latents (6e-8), magnified
+RECONSTRUCTION_F32 = 1e-3  # in grey levels of 256: 64 steps at their start, each rounded (6e-8)
+RECONSTRUCTION_TRAINED_F32 = 1e-2  # the same of 96 trained steps, which magnify it; 0.5 is visible
 INVERTED_GRADIENT_F32 = 5e-3  # 32 layers' inputs computed back from their outputs, each rounded
-INVERTED_GLOW_GRADIENT_F32 = 2e-5  # the same, where rounding errors are carried along
+INVERTED_GLOW_GRADIENT_F32 = 2e-5  # the same of a small Glow, whose steps magnify errors less
 AGREE_BFLOAT16 = 0.05  # relative to the largest output: three layers of 8 bits
 
 # Derivatives by central differences, in double precision.
