@@ -31,7 +31,7 @@ def layers():
         "Asinh": asinh(jnp.zeros(3)),
         "RotationCoupling": rotation(key, (4,), hidden_sizes=(4,)),
         "HalfPrecision": DEFINED["HalfPrecision"](asinh(jnp.zeros(3))),
-        "Elementwise": fd.Elementwise(transformer, (3,)),
+        "Elementwise": fd.Elementwise((3,), transformer=transformer),
         "Coupling": fd.Coupling(key, (3,), transformer=transformer, hidden_sizes=(4,)),
         "MaskedAutoregressive": fd.MaskedAutoregressive(
             key, (3,), transformer=transformer, hidden_sizes=(4,)

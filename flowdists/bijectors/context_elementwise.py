@@ -30,9 +30,9 @@ class ContextElementwise(Bijector):
 
     Args:
       key: PRNG key for the network's parameters.
-      transformer: the family of scalar maps.
       event_shape: shape of one event.
       context_shape: shape of one context.
+      transformer: the family of scalar maps.
       conditioner: None for an MLP; or any callable pytree that maps the context, as a vector, to
         ``transformer.num_params`` numbers for each element, in the order
         ``(num_params, *event_shape)``.
@@ -46,7 +46,7 @@ class ContextElementwise(Bijector):
 
     >>> from flowdists.transformers import ShiftScale
     >>> key, context = jax.random.key(0), jnp.ones((7, 2))
-    >>> layer = ContextElementwise(key, ShiftScale(), (4,), (2,), hidden_sizes=())
+    >>> layer = ContextElementwise(key, (4,), (2,), transformer=ShiftScale(), hidden_sizes=())
     >>> y, log_det = layer.forward_and_log_det(jnp.zeros((7, 4)), context)
     >>> y.shape, log_det.shape
     ((7, 4), (7,))
@@ -60,10 +60,10 @@ class ContextElementwise(Bijector):
     def __init__(
         self,
         key: Array,
-        transformer: Transformer,
         event_shape: Sequence[int],
         context_shape: Sequence[int],
         *,
+        transformer: Transformer,
         conditioner: Any = None,
         hidden_sizes: Sequence[int] = (128, 128),
         activation: Activation = "relu",

@@ -64,14 +64,14 @@ class Elementwise(Bijector):
     """A transformer with free parameters for every element of an event.
 
     Args:
-      transformer: the family of scalar maps.
       event_shape: shape of one event; ``()`` for a scalar.
+      transformer: the family of scalar maps.
 
     Raises:
       TypeError: if ``transformer`` is not a transformer.
       ValueError: for an invalid shape.
 
-    >>> layer = Elementwise(RationalQuadratic(num_bins=4), (2, 3))
+    >>> layer = Elementwise((2, 3), transformer=RationalQuadratic(num_bins=4))
     >>> layer.params.shape
     (11, 2, 3)
     """
@@ -80,7 +80,7 @@ class Elementwise(Bijector):
     transformer: Transformer = static()
     event_shape: Shape = static()
 
-    def __init__(self, transformer: Transformer, event_shape: Sequence[int] = ()) -> None:
+    def __init__(self, event_shape: Sequence[int] = (), *, transformer: Transformer) -> None:
         self.transformer = check_transformer(type(self).__name__, transformer)
         self.event_shape = _check.shape(type(self).__name__, "event_shape", event_shape)
         self.params = jnp.zeros((transformer.num_params, *self.event_shape))
@@ -148,4 +148,4 @@ class RationalQuadraticSpline(Elementwise):
         min_slope: float = 1e-3,
     ) -> None:
         spline = RationalQuadratic(num_bins, bound, tails, min_width, min_height, min_slope)
-        super().__init__(spline, event_shape)
+        super().__init__(event_shape, transformer=spline)

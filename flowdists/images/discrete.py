@@ -28,8 +28,8 @@ class DiscreteImages(dist.Distribution):
     masses of all images of ``num_bits`` bits sum to less than one.
 
     Args:
-      flow: the density, on the scale [-0.5, 0.5) of :func:`~flowdists.dequantize`.
       key: PRNG key of the noise in ``log_prob``.
+      flow: the density, on the scale [-0.5, 0.5) of :func:`~flowdists.dequantize`.
       num_bits: the bits that make the discrete image, from 1 to 8. ``log_prob`` cuts the others
         off, and in draws they are zero.
       dequantizer: the noise, such as a :class:`~flowdists.VariationalDequantizer`; uniform unless
@@ -44,7 +44,7 @@ class DiscreteImages(dist.Distribution):
 
     >>> from flowdists.images import DiscreteImages
     >>> flow = Flow(StandardUniform((4, 4, 1), -0.5, 0.5), Reverse((4, 4, 1)))
-    >>> images = DiscreteImages(flow, jax.random.key(0), num_bits=1)
+    >>> images = DiscreteImages(jax.random.key(0), flow, num_bits=1)
     >>> x = images.sample(jax.random.key(1), (3,))
     >>> x.shape, x.dtype, sorted(set(x.ravel().tolist()))
     ((3, 4, 4, 1), dtype('uint8'), [0, 128])
@@ -57,8 +57,8 @@ class DiscreteImages(dist.Distribution):
 
     def __init__(
         self,
-        flow: Flow,
         key: Array,
+        flow: Flow,
         *,
         num_bits: int = 8,
         dequantizer: Dequantizer | None = None,

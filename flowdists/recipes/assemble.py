@@ -92,9 +92,9 @@ def assemble(
         from_base = [
             ContextElementwise(
                 base_key,
-                ShiftScale(scale="exp"),
                 event_shape,
                 network["context_shape"],
+                transformer=ShiftScale(scale="exp"),
                 hidden_sizes=hidden_sizes,
             )
         ]

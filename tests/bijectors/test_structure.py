@@ -84,9 +84,9 @@ class TestWrappers:
 
 
 ONTO_POSITIVE = {
-    "Elementwise": lambda: fd.Elementwise(Exp(), (2,)),
+    "Elementwise": lambda: fd.Elementwise((2,), transformer=Exp()),
     "ContextElementwise": lambda: fd.Conditioned(
-        fd.ContextElementwise(KEY, Exp(), (2,), (1,), **SMALL), jnp.ones(1)
+        fd.ContextElementwise(KEY, (2,), (1,), transformer=Exp(), **SMALL), jnp.ones(1)
     ),
     "MaskedAutoregressive": lambda: fd.MaskedAutoregressive(KEY, (2,), transformer=Exp()),
 }

@@ -39,7 +39,11 @@ class Moments(eqx.Module):
 def conditional(conditioner, dim=2, **options):
     """Normals whose locations and log-scales ``conditioner`` computes from the context."""
     layer = fd.ContextElementwise(
-        jax.random.key(0), ShiftScale(scale="exp"), (dim,), (dim,), conditioner=conditioner
+        jax.random.key(0),
+        (dim,),
+        (dim,),
+        transformer=ShiftScale(scale="exp"),
+        conditioner=conditioner,
     )
     return fd.ConditionalFlow(fd.StandardNormal((dim,)), layer, **options)
 
@@ -53,7 +57,7 @@ def posterior(scale=1.0, shift=0.0, dim=2, **options):
 def uniform():
     """A conditional flow of density one on the unit square."""
     key, identity = jax.random.key(0), ShiftScale(scale="exp")
-    layer = fd.ContextElementwise(key, identity, (2,), (1,), hidden_sizes=())
+    layer = fd.ContextElementwise(key, (2,), (1,), transformer=identity, hidden_sizes=())
     return fd.ConditionalFlow(fd.StandardUniform((2,)), layer)
 
 

@@ -41,14 +41,14 @@ def draws_of(images):
 
 
 def test_masses_are_those_in_closed_form():
-    log_mass = log_masses(DiscreteImages(histogram_flow(), KEY, num_bits=BITS))
+    log_mass = log_masses(DiscreteImages(KEY, histogram_flow(), num_bits=BITS))
     expected = np.log(special.softmax(LOGITS))[LEVELS].sum((1, 2, 3))
     np.testing.assert_allclose(log_mass, expected, rtol=10 * AGREE_F32)
 
 
 @pytest.mark.parametrize("make", [histogram_flow, normal_flow])
 def test_draws_have_the_masses(make):
-    images = DiscreteImages(make(), KEY, num_bits=BITS)
+    images = DiscreteImages(KEY, make(), num_bits=BITS)
     draws, supported, x = map(np.asarray, draws_of(images))
     assert draws.dtype == np.uint8 and supported.all()
     assert not (draws & 63).any()  # two bits are left
@@ -67,7 +67,7 @@ def test_draws_have_the_masses(make):
 
 def test_the_noise_is_that_of_the_key():
     flow, other_key = normal_flow(), jax.random.key(1)
-    images = lambda key, **options: DiscreteImages(flow, key, num_bits=BITS, **options)
+    images = lambda key, **options: DiscreteImages(key, flow, num_bits=BITS, **options)
     scores, again, other = (np.asarray(log_masses(images(key))) for key in (KEY, KEY, other_key))
     np.testing.assert_array_equal(scores, again)
     same = jax.jit(functools.partial(image_log_prob, num_bits=BITS))(KEY, flow, IMAGES)
@@ -85,7 +85,7 @@ def test_a_model_observes_images_as_they_are():
         flow = fd.flow_module("flow", lambda key: start)
         with numpyro.plate("images", len(images), subsample_size=5):
             batch = numpyro.subsample(images, len(SHAPE))
-            density = DiscreteImages(flow, numpyro.prng_key(), num_bits=BITS)
+            density = DiscreteImages(numpyro.prng_key(), flow, num_bits=BITS)
             numpyro.sample("x", density, obs=batch)
 
     svi = infer.SVI(model, lambda images: None, optax.adam(1e-2), infer.Trace_ELBO())
@@ -99,12 +99,12 @@ def test_a_model_observes_images_as_they_are():
 def test_survives_transformations():
     flow = drawn(lambda key: fd.RealNVP(key, SHAPE, context_shape=(4,), num_layers=2))
     flow = flow.condition(np.ones((3, 4), np.float32))
-    images = DiscreteImages(flow, KEY, num_bits=BITS)
+    images = DiscreteImages(KEY, flow, num_bits=BITS)
     assert images.batch_shape == (3,) and images.event_shape == SHAPE
     draws = jax.eval_shape(lambda images, key: images.sample(key, (2,)), images, KEY)
     scores = jax.eval_shape(lambda images, x: images.log_prob(x), images, draws)
     assert draws.shape == (2, 3, *SHAPE) and scores.shape == (2, 3)
-    wide = DiscreteImages(normal_flow(), KEY).expand((7,))
+    wide = DiscreteImages(KEY, normal_flow()).expand((7,))
     x = np.zeros((7, *SHAPE), np.uint8)
     assert jax.eval_shape(wide.log_prob, x).shape == (7,)
 
@@ -112,17 +112,17 @@ def test_survives_transformations():
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: DiscreteImages(fd.StandardNormal(SHAPE), KEY), TypeError, "`flow` must be a Flow"),
-        (lambda: DiscreteImages(normal_flow(), 0), TypeError, "DiscreteImages: `key`"),
-        (lambda: DiscreteImages(normal_flow(), KEY, num_bits=9), ValueError, "`num_bits`"),
-        (lambda: DiscreteImages(normal_flow(), KEY, num_samples=0), ValueError, "`num_samples`"),
+        (lambda: DiscreteImages(KEY, fd.StandardNormal(SHAPE)), TypeError, "`flow` must be a Flow"),
+        (lambda: DiscreteImages(0, normal_flow()), TypeError, "DiscreteImages: `key`"),
+        (lambda: DiscreteImages(KEY, normal_flow(), num_bits=9), ValueError, "`num_bits`"),
+        (lambda: DiscreteImages(KEY, normal_flow(), num_samples=0), ValueError, "`num_samples`"),
         (
-            lambda: DiscreteImages(normal_flow(), KEY).log_prob(np.zeros(SHAPE)),
+            lambda: DiscreteImages(KEY, normal_flow()).log_prob(np.zeros(SHAPE)),
             TypeError,
             "`images` must be uint8",
         ),
         (
-            lambda: DiscreteImages(normal_flow(), KEY).log_prob(np.zeros((2, 2, 1), np.uint8)),
+            lambda: DiscreteImages(KEY, normal_flow()).log_prob(np.zeros((2, 2, 1), np.uint8)),
             ValueError,
             r"`images`.*expected",
         ),

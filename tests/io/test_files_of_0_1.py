@@ -33,7 +33,7 @@ def of_layers(key: jax.Array) -> fd.Flow:
     spline, rotation = fd.RationalQuadraticSpline((2,), num_bins=3), fd.Householder(key, (2,))
     layers = [
         fd.Coupling(key, (4,), transformer=ShiftScale(), mask="half", hidden_sizes=(6,)),
-        fd.Elementwise(ShiftScale(), (4,)),
+        fd.Elementwise((4,), transformer=ShiftScale()),
         fd.Concatenated([spline, rotation], [(2,), (2,)]),
         fd.Inverse(fd.Affine(np.zeros(4, np.float32), np.ones(4, np.float32))),
         fd.Permute((2, 0, 3, 1)),

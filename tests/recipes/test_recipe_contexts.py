@@ -174,7 +174,9 @@ class TestUnits:
         context = (np.array(loc) + np.array(scale) * draws).astype(np.float32)
 
         def embedded(key, context):
-            inner = fd.ContextElementwise(key, ShiftScale(), (3,), context_shape, hidden_sizes=())
+            inner = fd.ContextElementwise(
+                key, (3,), context_shape, transformer=ShiftScale(), hidden_sizes=()
+            )
             layer, _ = fd.Embedded(inner, context_shape).data_init(jnp.ones((500, 3)), context)
             return layer.embed(context)
 
@@ -276,7 +278,9 @@ class TestMaskedSets:
 
         @jax.jit
         def embed(key, x, context):
-            inner = fd.ContextElementwise(key, ShiftScale(), (2,), (2,), hidden_sizes=())
+            inner = fd.ContextElementwise(
+                key, (2,), (2,), transformer=ShiftScale(), hidden_sizes=()
+            )
             layer = fd.Embedded(inner, (6, 3), embedding=Total(jnp.eye(2)))
             layer, _ = layer.data_init(x, context)
             return layer.embed(context), layer.normalization

@@ -141,7 +141,7 @@ def test_a_stream_to_fit(key):
     made = simulator()
     first, second = itertools.islice(made.stream(key, 32), 2)
     assert first[0].shape == (32, 6) and not np.allclose(first[0], second[0])
-    layer = ContextElementwise(key, ShiftScale(), (6,), (5,), hidden_sizes=())
+    layer = ContextElementwise(key, (6,), (5,), transformer=ShiftScale(), hidden_sizes=())
     flow = ConditionalFlow(StandardNormal((6,)), layer)
     result, history = fit(
         key, flow, made.stream(key, 32), batches_per_epoch=2, max_epochs=2, progress=False

@@ -18,19 +18,25 @@ CONDITIONAL_LAYERS = (
         "conditional:context_elementwise",
         fd.ContextElementwise,
         lambda key: fd.ContextElementwise(
-            key, SPLINE, (2, 2), (2,), hidden_sizes=(6,), activation="tanh"
+            key, (2, 2), (2,), transformer=SPLINE, hidden_sizes=(6,), activation="tanh"
         ),
     ),
     Entry(
         "conditional:context_elementwise_linear",
         fd.ContextElementwise,
-        lambda key: fd.ContextElementwise(key, ShiftScale(), (3,), (2,), hidden_sizes=()),
+        lambda key: fd.ContextElementwise(
+            key, (3,), (2,), transformer=ShiftScale(), hidden_sizes=()
+        ),
     ),
     Entry(
         "conditional:context_elementwise_scalar",
         fd.ContextElementwise,
         lambda key: fd.ContextElementwise(
-            key, ShiftScale(), (), (2, 2), conditioner=fd.MLP(key, 4, 2, hidden_sizes=(6,))
+            key,
+            (),
+            (2, 2),
+            transformer=ShiftScale(),
+            conditioner=fd.MLP(key, 4, 2, hidden_sizes=(6,)),
         ),
     ),
     Entry(

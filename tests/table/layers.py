@@ -93,11 +93,17 @@ LAYERS = (
         fd.Affine,
         lambda key: fd.Affine(jnp.array(1.0), jnp.array(0.5)),
     ),
-    Entry("layer:elementwise_matrix", fd.Elementwise, lambda key: fd.Elementwise(SPLINE, (2, 3))),
+    Entry(
+        "layer:elementwise_matrix",
+        fd.Elementwise,
+        lambda key: fd.Elementwise((2, 3), transformer=SPLINE),
+    ),
     Entry(
         "layer:elementwise_composed",
         fd.Elementwise,
-        lambda key: fd.Elementwise(Compose((SPLINE, ShiftScale(scale="exp"), SPLINE)), (3,)),
+        lambda key: fd.Elementwise(
+            (3,), transformer=Compose((SPLINE, ShiftScale(scale="exp"), SPLINE))
+        ),
     ),
     Entry(
         "layer:spline",
@@ -109,7 +115,11 @@ LAYERS = (
         fd.RationalQuadraticSpline,
         lambda key: fd.RationalQuadraticSpline((), num_bins=5),
     ),
-    Entry("layer:spline_circular", fd.Elementwise, lambda key: fd.Elementwise(CIRCULAR, (3,))),
+    Entry(
+        "layer:spline_circular",
+        fd.Elementwise,
+        lambda key: fd.Elementwise((3,), transformer=CIRCULAR),
+    ),
     Entry("layer:permute", fd.Permute, lambda key: fd.Permute((2, 0, 3, 1))),
     Entry("layer:permute_matrix", fd.Permute, lambda key: fd.Permute((2, 0, 3, 1), (2, 2))),
     Entry("layer:reverse", fd.Reverse, lambda key: fd.Reverse((3,))),
@@ -268,7 +278,8 @@ LAYERS = (
         "layer:concatenated",
         fd.Concatenated,
         lambda key: fd.Concatenated(
-            [coupling(key, 2), fd.Elementwise(SPLINE, (1, 2)), ExpTransform()], [(2,), (1, 2), ()]
+            [coupling(key, 2), fd.Elementwise((1, 2), transformer=SPLINE), ExpTransform()],
+            [(2,), (1, 2), ()],
         ),
     ),
     Entry("layer:remainder", Remainder, remainder),

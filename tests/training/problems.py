@@ -38,7 +38,7 @@ def conditional() -> ConditionalFlow:
 
     @jax.jit
     def layers(key: jax.Array) -> Chain:
-        network = ContextElementwise(key, ShiftScale(), (2,), (1,), hidden_sizes=(16,))
+        network = ContextElementwise(key, (2,), (1,), transformer=ShiftScale(), hidden_sizes=(16,))
         return Chain([network, ActNorm((2,))])
 
     return ConditionalFlow(StandardNormal((2,)), layers(jax.random.key(5)))

@@ -34,7 +34,7 @@ class Squeeze(Bijector):
     event_shape: Shape = static()
     factor: int = static()
 
-    def __init__(self, event_shape: Sequence[int], factor: int = 2) -> None:
+    def __init__(self, event_shape: Sequence[int], *, factor: int = 2) -> None:
         self.event_shape = image_shape("Squeeze", event_shape)
         self.factor = _check.positive_int("Squeeze", "factor", factor)
         height, width, _ = self.event_shape
