@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowdists.bijectors._events import join_vector, split_vector
+from flowdists._events import join_vector, split_vector
 
 Array = jax.Array
 Shape = tuple[int, ...]

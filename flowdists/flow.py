@@ -21,9 +21,9 @@ from flowdists._constraints import (
     replace_outside,
     with_own_bounds,
 )
+from flowdists._events import sum_last
 from flowdists._scan import scanned
 from flowdists.bases import StandardLogistic, StandardNormal, StandardUniform, as_distrax, temper
-from flowdists.bijectors._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.bijectors.compose.chain import as_bijector
 from flowdists.bijectors.support_image import image

@@ -10,8 +10,8 @@ from numpyro.distributions import constraints
 
 from flowdists import _check
 from flowdists._constraints import lift_constraint
+from flowdists._events import sum_last
 from flowdists._pytree import static
-from flowdists.bijectors._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.transformers import RationalQuadratic, Transformer
 from flowdists.transformers.base import check_transformer, run_within_bounds

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
+from flowdists._events import flatten_event
 from flowdists._pytree import static
-from flowdists.bijectors._events import flatten_event
 from flowdists.bijectors.base import Array, Bijector, Shape
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
-from flowdists.bijectors._events import flatten_event
+from flowdists._events import flatten_event
 
 Array = jax.Array
 Shape = tuple[int, ...]

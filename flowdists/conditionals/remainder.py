@@ -13,8 +13,8 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import ComposeTransform
 
 from flowdists._constraints import bounds, lift_constraint
+from flowdists._events import sum_last
 from flowdists._pytree import static
-from flowdists.bijectors._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.bijectors.partition import Partition
 from flowdists.bijectors.support_image import Image, image

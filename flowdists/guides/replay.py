@@ -13,8 +13,8 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
+from flowdists._events import sum_last
 from flowdists._model_sites import Trace
-from flowdists.bijectors._events import sum_last
 
 Array = jax.Array
 

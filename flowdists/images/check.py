@@ -11,8 +11,8 @@ import numpy as np
 
 from flowdists import _check
 from flowdists._check import Shape
+from flowdists._events import batch_of
 from flowdists._pytree import is_traced
-from flowdists.bijectors._events import batch_of
 
 _CONTINUOUS = (
     "keep images of levels 0 to 255 as uint8, and make them continuous by `flowdists.dequantize` "

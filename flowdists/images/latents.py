@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from flowdists import _check
+from flowdists._events import flatten_event, join_vector, split_vector
 from flowdists.bases import temper
-from flowdists.bijectors._events import flatten_event, join_vector, split_vector
 from flowdists.bijectors.base import Array, Shape
 from flowdists.conditional_flow import ConditionalFlow
 from flowdists.flow import Flow

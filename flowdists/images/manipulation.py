@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from flowdists import _check
-from flowdists.bijectors._events import batch_of
+from flowdists._events import batch_of
 from flowdists.bijectors.base import Array
 from flowdists.flow import Flow
 from flowdists.images import check

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowdists import _check
+from flowdists._events import batch_of
 from flowdists._pytree import is_traced
-from flowdists.bijectors._events import batch_of
 from flowdists.bijectors.base import Array
 from flowdists.flow import Flow
 from flowdists.images import check

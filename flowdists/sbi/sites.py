@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from flowdists._events import join_vector, split_vector
 from flowdists._model_sites import Array, Shape, Values
-from flowdists.bijectors._events import join_vector, split_vector
 
 
 class Sites(NamedTuple):

@@ -15,6 +15,7 @@ FILES = (
     "flowdists/transformers/*.py",
     "flowdists/networks/made.py",
     "flowdists/_constraints.py",
+    "flowdists/_events.py",
     "flowdists/flow.py",
     "flowdists/conditional_flow.py",
     "flowdists/diagnostics/importance.py",
@@ -87,7 +88,7 @@ _MEMORY = "tests/bijectors/test_repeat_memory.py"
 _CLOSEST: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "_constraints": ((), (_SUPPORTS, _STRUCTURE)),
     "bijectors/_checked": (("chain",), (_CONTRACT, "tests/bijectors/test_authors.py")),
-    "bijectors/_events": (("householder", "lu_linear", "permute", "chain"), (_MULTISCALE,)),
+    "_events": (("householder", "lu_linear", "permute", "chain"), (_MULTISCALE,)),
     "bijectors/_protocols": (
         ("affine_scalar", "conditional:affine_coupling", "chain"),
         (

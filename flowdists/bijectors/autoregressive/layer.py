@@ -14,8 +14,8 @@ from numpyro.distributions import constraints
 
 from flowdists import _check
 from flowdists._constraints import lift_constraint
+from flowdists._events import batch_of, flatten_event
 from flowdists._pytree import static
-from flowdists.bijectors._events import batch_of, flatten_event
 from flowdists.bijectors.autoregressive.implicit import generate, normalize
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.networks.base import Activation

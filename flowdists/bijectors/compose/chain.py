@@ -10,7 +10,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import ComposeTransform
 
 from flowdists._constraints import lift_constraint
-from flowdists.bijectors._events import sum_last
+from flowdists._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.bijectors.compose.foreign import Foreign
 

@@ -11,8 +11,8 @@ from numpyro.distributions import biject_to, constraints
 
 from flowdists import _check
 from flowdists._constraints import is_real, lift_constraint
+from flowdists._events import split_vector, sum_last
 from flowdists._pytree import static
-from flowdists.bijectors._events import split_vector, sum_last
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.bijectors.compose.chain import as_bijector
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowdists.bijectors._events import sum_last
+from flowdists._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Direction
 from flowdists.bijectors.compose.inverse import opposite
 

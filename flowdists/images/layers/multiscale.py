@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from flowdists.bijectors._events import join_vector, split_vector
+from flowdists._events import join_vector, split_vector
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.bijectors.compose.chain import as_bijector
 from flowdists.images import check

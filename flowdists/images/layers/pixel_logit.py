@@ -11,8 +11,8 @@ from numpyro.distributions import constraints
 
 from flowdists import _check
 from flowdists._constraints import lift_constraint, only_inside
+from flowdists._events import sum_last
 from flowdists._pytree import static
-from flowdists.bijectors._events import sum_last
 from flowdists.bijectors.base import Array, Bijector, Shape
 
 
