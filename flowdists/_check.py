@@ -128,11 +128,11 @@ def sizes(caller: str, argument: str, value: Any) -> Shape:
     return result
 
 
-def positive_int(caller: str, argument: str, value: Any, least: int = 1) -> int:
-    """``value`` as an int of at least ``least``."""
-    if not _is_integer(value) or value < least:
+def positive_int(caller: str, argument: str, value: Any, minimum: int = 1) -> int:
+    """``value`` as an int of at least ``minimum``."""
+    if not _is_integer(value) or value < minimum:
         raise ValueError(
-            f"{caller}: `{argument}` must be an int of at least {least}, got {value!r}"
+            f"{caller}: `{argument}` must be an int of at least {minimum}, got {value!r}"
         )
     return operator.index(value)
 

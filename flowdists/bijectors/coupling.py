@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from flowdists._pytree import static
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.bijectors.partition import Mask, make_partition
 from flowdists.networks.base import Activation
-from flowdists.networks.conditioner import as_conditioner, flatten_context
+from flowdists.networks.conditioner import as_conditioner, context_size, flatten_context
 from flowdists.networks.mlp import MLP, ResidualMLP
 from flowdists.transformers import RationalQuadratic, ShiftScale, Transformer
 from flowdists.transformers.base import check_transformer
@@ -89,7 +88,7 @@ class Coupling(Bijector):
         self.context_shape = _check.optional_shape(caller, "context_shape", context_shape)
         in_size, changed = len(self.partition.kept), len(self.partition.changed)
         out_size = transformer.num_params * changed
-        context_size = math.prod(self.context_shape) if self.context_shape is not None else 0
+        num_context = context_size(self.context_shape)
         if conditioner is None:
             network = ResidualMLP if residual else MLP
             conditioner = network(
@@ -97,12 +96,12 @@ class Coupling(Bijector):
                 in_size,
                 out_size,
                 hidden_sizes=(128, 128) if hidden_sizes is None else hidden_sizes,
-                context_size=context_size,
+                context_size=num_context,
                 activation="relu" if activation is None else activation,
             )
         else:
             no_options(caller, hidden_sizes=hidden_sizes, residual=residual, activation=activation)
-        self.conditioner = as_conditioner(caller, conditioner, (in_size,), out_size, context_size)
+        self.conditioner = as_conditioner(caller, conditioner, (in_size,), out_size, num_context)
 
     @property
     def event_shape(self) -> Shape:

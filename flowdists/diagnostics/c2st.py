@@ -66,11 +66,11 @@ def c2st(
     """
     caller = "c2st"
     key = _check.key(caller, key)
-    num_folds = _check.positive_int(caller, "num_folds", num_folds, least=2)
+    num_folds = _check.positive_int(caller, "num_folds", num_folds, minimum=2)
     max_iter = _check.positive_int(caller, "max_iter", max_iter)
     x, y = two_sets(caller, x, y, min_draws=num_folds)
     if max_draws is not None:
-        max_draws = _check.positive_int(caller, "max_draws", max_draws, least=num_folds)
+        max_draws = _check.positive_int(caller, "max_draws", max_draws, minimum=num_folds)
         key, *keys = jax.random.split(key, 3)
         x, y = _choose(keys[0], x, max_draws), _choose(keys[1], y, max_draws)
     if len(x) != len(y):

@@ -153,7 +153,7 @@ def importance_sampling(
     (1000,)
     """
     caller = "importance_sampling"
-    num_samples = _check.positive_int(caller, "num_samples", num_samples, least=MIN_SAMPLES)
+    num_samples = _check.positive_int(caller, "num_samples", num_samples, minimum=MIN_SAMPLES)
     draws = draw(caller, key, model, guide, params, args, kwargs, num_samples, batch_size)
     log_weights = draws.log_weights
     if not np.isfinite(log_weights).any():

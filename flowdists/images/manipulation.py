@@ -62,7 +62,7 @@ def interpolate(
     start = encode_as(caller, "x_a", flow, x_a)
     stop = encode_as(caller, "x_b", flow, x_b)
     check.broadcast(caller, "the shapes of `x_a` and `x_b`", jnp.shape(x_a), jnp.shape(x_b))
-    num_steps = _check.positive_int(caller, "num_steps", num_steps, least=2)
+    num_steps = _check.positive_int(caller, "num_steps", num_steps, minimum=2)
     changed = _scales(caller, scales, len(start))
     shapes = latent_shapes(flow)
     centers = split(flow, center(flow)) if spherical else ()

@@ -152,7 +152,7 @@ def bits_per_dim(log_prob: Any, event_shape: Shape, num_bits: int = 8) -> Array:
     """
     log_prob = _check.float_array("bits_per_dim", "log_prob", log_prob)
     shape = _check.shape("bits_per_dim", "event_shape", event_shape)
-    num_bits = check_num_bits("bits_per_dim", num_bits, least=0)
+    num_bits = check_num_bits("bits_per_dim", num_bits, minimum=0)
     return num_bits - log_prob / (math.prod(shape) * math.log(2))
 
 
@@ -198,11 +198,13 @@ def _inside(u: Array, num_bits: int) -> Array:
     return u + jax.lax.stop_gradient(jnp.clip(u, margin, 1 - margin) - u)
 
 
-def check_num_bits(caller: str, num_bits: Any, least: int = 1) -> int:
-    """``num_bits`` as an int from ``least`` to 8."""
+def check_num_bits(caller: str, num_bits: Any, minimum: int = 1) -> int:
+    """``num_bits`` as an int from ``minimum`` to 8."""
     is_integer = isinstance(num_bits, int | np.integer) and not isinstance(num_bits, bool)
-    if not is_integer or not least <= num_bits <= 8:
-        raise ValueError(f"{caller}: `num_bits` must be an int from {least} to 8, got {num_bits!r}")
+    if not is_integer or not minimum <= num_bits <= 8:
+        raise ValueError(
+            f"{caller}: `num_bits` must be an int from {minimum} to 8, got {num_bits!r}"
+        )
     return int(num_bits)
 
 

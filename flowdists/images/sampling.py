@@ -83,7 +83,7 @@ def reconstruct(key: Array, flow: Flow, x: Any, num_kept: int, temperature: Any 
     caller = "reconstruct"
     key = _check.key(caller, key)
     latents = encode_as(caller, "x", flow, x)
-    num_kept = _check.positive_int(caller, "num_kept", num_kept, least=0)
+    num_kept = _check.positive_int(caller, "num_kept", num_kept, minimum=0)
     if num_kept > len(latents):
         raise ValueError(
             f"{caller}: `num_kept` must be at most the number of scales, {len(latents)}, got "

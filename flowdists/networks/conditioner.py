@@ -43,7 +43,7 @@ class ForeignConditioner(Network):
 
 
 def as_conditioner(
-    caller: str, function: Any, in_shape: Shape, out_size: int, context_size: int
+    caller: str, function: Any, in_shape: Shape, out_size: int, num_context: int
 ) -> Any:
     """``function`` as a network ``(x, context) -> parameters``, with sizes checked by a dry run.
 
@@ -52,7 +52,7 @@ def as_conditioner(
       function: a network of ours that takes contexts, or a callable pytree.
       in_shape: shape of one input: ``(in_size,)``, or ``(H, W, channels)``.
       out_size: the last axis of the output; the other axes are those of the input.
-      context_size: length of the context vector, 0 for none.
+      num_context: length of the context vector, 0 for none.
 
     Raises:
       TypeError: if it is not callable.
@@ -66,9 +66,9 @@ def as_conditioner(
     # pixels, could broadcast along a row in a network of vectors.
     batch = 1 + math.prod(in_shape[-2:-1])
     *rest, in_size = in_shape
-    given = f"{(*rest, in_size + context_size)}{', context included,' if context_size else ''}"
+    given = f"{(*rest, in_size + num_context)}{', context included,' if num_context else ''}"
     wanted = f"map arrays of shape {given} to {(*rest, out_size)}"
-    context = jax.ShapeDtypeStruct((batch, context_size), float) if context_size else None
+    context = jax.ShapeDtypeStruct((batch, num_context), float) if num_context else None
     output = dry_run(f"{caller}: `conditioner` must {wanted}", network, (batch, *in_shape), context)
     if output.shape != (batch, *rest, out_size):
         raise ValueError(f"{caller}: `conditioner` must {wanted}, got {output.shape[1:]}")
@@ -113,6 +113,11 @@ def over_batch(function: Callable[[Array], Array], x: Array, ndims: int) -> Arra
     batch = x.shape[: x.ndim - ndims]
     out = jax.vmap(function)(x.reshape(math.prod(batch), *x.shape[len(batch) :]))
     return out.reshape(*batch, *out.shape[1:])
+
+
+def context_size(context_shape: Shape | None) -> int:
+    """The length of a context as a vector; 0 without a context."""
+    return 0 if context_shape is None else math.prod(context_shape)
 
 
 def flatten_context(context: Array | None, context_shape: Shape | None) -> Array | None:

@@ -19,7 +19,7 @@ from flowdists._pytree import static
 from flowdists.bijectors.autoregressive.implicit import generate, normalize
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
 from flowdists.networks.base import Activation
-from flowdists.networks.conditioner import flatten_context
+from flowdists.networks.conditioner import context_size, flatten_context
 from flowdists.networks.made import MADE
 from flowdists.transformers import ShiftScale, Transformer
 from flowdists.transformers.base import check_transformer, run_within_bounds
@@ -95,7 +95,7 @@ class MaskedAutoregressive(Bijector):
             hidden_sizes=hidden_sizes,
             order=order,
             residual=residual,
-            context_size=0 if self.context_shape is None else math.prod(self.context_shape),
+            context_size=context_size(self.context_shape),
             activation=activation,
         )
 

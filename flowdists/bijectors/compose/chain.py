@@ -44,15 +44,8 @@ class Chain(Bijector):
         self.layers = tuple(as_bijector(layer) for layer in layers)
         if not self.layers:
             raise ValueError("Chain: `layers` must hold at least one layer, got none")
-        self._check_context_shapes()
+        common_context_shape("Chain", "layers", self.layers)
         self._check_event_shapes()
-
-    def _check_context_shapes(self) -> None:
-        shapes = {b.context_shape for b in self.layers if b.context_shape is not None}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"Chain: `layers` must agree on one context shape, got {sorted(shapes)}"
-            )
 
     def _check_event_shapes(self) -> None:
         shape = self.event_shape
@@ -116,7 +109,7 @@ class Chain(Bijector):
 
     @property
     def context_shape(self) -> Shape | None:
-        return next((b.context_shape for b in self.layers if b.context_shape is not None), None)
+        return common_context_shape("Chain", "layers", self.layers)
 
     @property
     def cheap_direction(self) -> Direction:
@@ -211,3 +204,17 @@ def as_bijector(transform: Any) -> Bijector:
     if isinstance(transform, Bijector):
         return transform
     return Chain(transform.parts) if isinstance(transform, ComposeTransform) else Foreign(transform)
+
+
+def common_context_shape(caller: str, argument: str, layers: Sequence[Bijector]) -> Shape | None:
+    """The shape of the context that all layers with a context take; None if there are none.
+
+    Raises:
+      ValueError: if their context shapes differ.
+    """
+    shapes = {layer.context_shape for layer in layers if layer.context_shape is not None}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{caller}: `{argument}` must agree on one context shape, got {sorted(shapes)}"
+        )
+    return next(iter(shapes), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from flowdists.images.check import image_shape
 from flowdists.images.layers.partition import image_partition
 from flowdists.images.networks.conv_net import ConvNet, ResidualConvNet, ZeroConv
 from flowdists.networks.base import Activation
-from flowdists.networks.conditioner import as_conditioner
+from flowdists.networks.conditioner import as_conditioner, context_size
 from flowdists.transformers import ShiftScale, Transformer
 
 
@@ -80,7 +79,7 @@ class ConvCoupling(Coupling):
         self.transformer = check_onto_itself(caller, transformer or ShiftScale())
         self.partition = image_partition(caller, shape, mask, flip)
         self.context_shape = _check.optional_shape(caller, "context_shape", context_shape)
-        context_size = 0 if self.context_shape is None else math.prod(self.context_shape)
+        num_context = context_size(self.context_shape)
         kept, changed = self.partition.num_channels
         out_channels = self.transformer.num_params * changed
         options: dict[str, Any] = {
@@ -99,9 +98,9 @@ class ConvCoupling(Coupling):
             given = {name: value for name, value in options.items() if value not in (None, False)}
             given = {"hidden_channels": 512, **given}
             network = ResidualConvNet if residual else ConvNet
-            conditioner = network(key, kept, out_channels, context_size=context_size, **given)
+            conditioner = network(key, kept, out_channels, context_size=num_context, **given)
         self.conditioner = as_conditioner(
-            caller, conditioner, (*shape[:2], kept), out_channels, context_size
+            caller, conditioner, (*shape[:2], kept), out_channels, num_context
         )
 
 
@@ -132,6 +131,6 @@ class SplitPrior(Coupling):
         self.transformer = ShiftScale(scale="exp")
         self.partition = image_partition("SplitPrior", shape, "channel", flip=False)
         self.context_shape = _check.optional_shape("SplitPrior", "context_shape", context_shape)
-        context_size = 0 if self.context_shape is None else math.prod(self.context_shape)
+        num_context = context_size(self.context_shape)
         kept, changed = self.partition.num_channels
-        self.conditioner = ZeroConv(kept, 2 * changed, context_size)
+        self.conditioner = ZeroConv(kept, 2 * changed, num_context)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from flowdists._events import join_vector, split_vector
 from flowdists.bijectors.base import Array, Bijector, Direction, Shape
-from flowdists.bijectors.compose.chain import as_bijector
+from flowdists.bijectors.compose.chain import as_bijector, common_context_shape
 from flowdists.images import check
 
 
@@ -43,11 +43,7 @@ class MultiScale(Bijector):
         self.scales = tuple(as_bijector(scale) for scale in scales)
         if not self.scales:
             raise ValueError("MultiScale: `scales` must hold at least one scale, got none")
-        shapes = {s.context_shape for s in self.scales if s.context_shape is not None}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"MultiScale: `scales` must agree on one context shape, got {sorted(shapes)}"
-            )
+        common_context_shape("MultiScale", "scales", self.scales)
         given: Shape | None = None
         for i, scale in enumerate(self.scales):
             if given is not None and scale.event_shape_out != given:
@@ -80,7 +76,7 @@ class MultiScale(Bijector):
 
     @property
     def context_shape(self) -> Shape | None:
-        return next((s.context_shape for s in self.scales if s.context_shape is not None), None)
+        return common_context_shape("MultiScale", "scales", self.scales)
 
     @property
     def cheap_direction(self) -> Direction:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from flowdists._pytree import static
 from flowdists.bijectors.base import Array, Bijector, Shape
 from flowdists.images.check import image_shape
 from flowdists.images.networks.conv_net import add_context, zero_embedding
-from flowdists.networks.conditioner import flatten_context
+from flowdists.networks.conditioner import context_size, flatten_context
 
 
 class TopPrior(Bijector):
@@ -47,8 +46,7 @@ class TopPrior(Bijector):
         channels = self.event_shape[-1]
         self.loc = jnp.zeros(channels)
         self.log_scale = jnp.zeros(channels)
-        context_size = 0 if self.context_shape is None else math.prod(self.context_shape)
-        self.context_weight = zero_embedding(context_size, 2 * channels)
+        self.context_weight = zero_embedding(context_size(self.context_shape), 2 * channels)
 
     def forward_and_log_det(self, x: Array, context: Array | None = None) -> tuple[Array, Array]:
         loc, log_scale = self._moments(context)
