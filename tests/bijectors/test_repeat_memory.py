@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flowdists as fd
-from flowdists.recipes import glow_step
+from flowdists import glow_step
 from tests.draws import drawn, normal
 from tests.tolerances import INVERTED_GRADIENT_F32, LOG_DET_F64
 
